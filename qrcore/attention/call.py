@@ -1,0 +1,77 @@
+"""What one forward pass carries to the registered attention function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from qrcore.records import Span
+
+
+@dataclass(frozen=True, slots=True)
+class PackedLayout:
+    """One sequence ``[documents | suffix | suffix | …]`` of tokens.
+
+    Every suffix continues the documents on its own: its positions start at ``prefix_length`` and it attends to the
+    documents and itself, never to another suffix.
+    """
+
+    prefix_length: int
+    suffix_lengths: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the whole packed sequence."""
+        return self.prefix_length + sum(self.suffix_lengths)
+
+    @property
+    def suffixes(self) -> tuple[Span, ...]:
+        """Where each suffix lies in the packed sequence."""
+        spans = []
+        start = self.prefix_length
+        for length in self.suffix_lengths:
+            spans.append(Span(start, start + length))
+            start += length
+        return tuple(spans)
+
+    def position_ids(self, device: torch.device) -> Tensor:
+        """Positions of all tokens, ``[1, token]``."""
+        parts = [torch.arange(self.prefix_length)]
+        parts += [torch.arange(self.prefix_length, self.prefix_length + length) for length in self.suffix_lengths]
+        return torch.cat(parts).to(device)[None]
+
+
+class LayerRead(Protocol):
+    """Sees the queries and keys of one layer before its attention output is computed."""
+
+    def __call__(self, layer: int, inputs: AttentionInputs) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionInputs:
+    """Queries ``[head, token, dim]``, keys and values ``[kv_head, token, dim]`` of one layer after rotation and
+    normalisation, with the layer's own scale, window (keys a query may look back, itself included) and softcap."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scaling: float
+    window: int | None
+    softcap: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionCall:
+    """The layout of a forward pass and what each verb wants of it.
+
+    ``reads``: one reader per layer; ``last_layer``: the forward ends inside the attention of this layer, before its
+    output is computed (None: it runs to the end).
+    """
+
+    layout: PackedLayout
+    reads: Mapping[int, LayerRead] = field(default_factory=dict)
+    last_layer: int | None = None

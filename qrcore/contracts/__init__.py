@@ -1,0 +1,1 @@
+"""One Protocol and answer record per kind of method."""

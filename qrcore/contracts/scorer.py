@@ -1,0 +1,52 @@
+"""The contract of methods that score the candidates of a query."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from qrcore.errors import ScoreError
+from qrcore.heads import Head, HeadSet
+from qrcore.records import Document, Ranking, RankRequest, Span
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """Raw attention of the heads over one prompt: what every method computes from.
+
+    ``query_attention`` and ``null_attention``: ``[head, token]`` float32, softmax attention averaged over the rows
+    of the query and of the null query, over the ``token_ids`` of the document prefix that both share. ``heads``:
+    each head once, the order of the first axis. ``document_spans``: half-open token spans in the order in which the
+    documents were *given*; ``prompt_order[i]``: which given document stands at place i of the prompt.
+    """
+
+    heads: tuple[Head, ...]
+    query_attention: Tensor
+    null_attention: Tensor
+    token_ids: tuple[int, ...]
+    document_spans: tuple[Span, ...]
+    prompt_order: tuple[int, ...]
+    prompt_tokens: int
+
+
+class Scorer(Protocol):
+    """Scores candidates with one model and one fixed head set."""
+
+    @property
+    def heads(self) -> HeadSet: ...
+
+    @property
+    def max_tokens(self) -> int: ...
+
+    def score(self, query: str, docs: Sequence[Document]) -> list[float]: ...
+
+    def score_heads(self, query: str, docs: Sequence[Document]) -> Tensor: ...
+
+    def read(self, query: str, docs: Sequence[Document]) -> Reading: ...
+
+    def rank(self, query: str, docs: Sequence[Document]) -> Ranking: ...
+
+    def rank_many(self, requests: Iterable[RankRequest]) -> Iterator[Ranking | ScoreError]: ...

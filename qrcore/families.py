@@ -1,0 +1,44 @@
+"""Decoder families whose attention is read exactly, and why others are refused."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from transformers import PreTrainedConfig
+
+from qrcore.errors import ModelError
+
+#: ``model_type`` values with a parity test against full attention matrices.
+SUPPORTED: Final = frozenset(
+    {"llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "phi3", "olmo2", "smollm3", "granite"}
+)
+
+_REASONS: Final[dict[str, str]] = {
+    "gpt_oss": "its attention has sinks, so a head's weights over the tokens do not add up to one",
+    "bloom": "it uses ALiBi biases, which the attention interface does not pass on",
+    "mpt": "it uses ALiBi biases, which the attention interface does not pass on",
+    "falcon": "its attention does not go through the attention interface",
+    "deepseek_v2": "its latent attention (MLA) has no plain keys per head",
+    "deepseek_v3": "its latent attention (MLA) has no plain keys per head",
+    "minicpm3": "its latent attention (MLA) has no plain keys per head",
+    "qwen3_next": "some of its layers use linear attention, which has no attention weights",
+    "mamba": "it has no attention",
+    "mamba2": "it has no attention",
+    "jamba": "some of its layers have no attention",
+    "gemma3": "it is the multimodal wrapper; save and load its text model (gemma3_text)",
+}
+
+
+def check_supported(config: PreTrainedConfig) -> None:
+    """Raise :class:`ModelError`, by name, for a family or a setting outside the tested list."""
+    family = config.model_type
+    if family not in SUPPORTED:
+        reason = _REASONS.get(family, "its attention has not been tested against full attention matrices here")
+        raise ModelError(
+            f"model family {family!r} is not supported: {reason}. Use one of {', '.join(sorted(SUPPORTED))}."
+        )
+    if getattr(config, "use_bidirectional_attention", None):
+        raise ModelError(
+            f"model family {family!r} with use_bidirectional_attention is not supported: scores assume that a token "
+            "sees only what stands before it. Use a decoder checkpoint."
+        )

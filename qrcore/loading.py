@@ -1,0 +1,62 @@
+"""The front door: a scorer from a model, a head set and a few settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qrcore.errors import ConfigError
+from qrcore.heads import Head, HeadSet, resolve_heads, unique_heads
+from qrcore.methods.qrhead import QRHeadScorer, QRHeadSettings, QuerySpan
+from qrcore.models import load_model, open_model
+from qrcore.prompts import resolve_prompt
+from qrcore.records import Order
+from qrcore.selfcheck import check_reading
+from qrcore.tokens import SpecialTokens
+
+
+def load_scorer(
+    model: str,
+    revision: str | None = None,
+    heads: str | HeadSet | Sequence[Head] | None = None,
+    prompt: str = "auto",
+    dtype: str = "auto",
+    device: str = "auto",
+    null_query: str = "N/A",
+    calibration_weight: float = 1.0,
+    query_span: QuerySpan = "official",
+    order: Order = "as_given",
+    document_special_tokens: SpecialTokens = "text",
+    allow_sliding_window: bool = False,
+) -> QRHeadScorer:
+    """Load a scorer; the model keeps only the layers that the head set needs.
+
+    ``model``: a folder, a hub id, or ``embedded``. ``heads``: None (the set shipped with the model), ``"3-1,4-0"``,
+    ``"all"``, a :class:`HeadSet`, the name of a published set or a JSON file. ``prompt``: ``auto``, ``chat`` or a
+    name of :data:`qrcore.prompts.FORMATS`. ``order``: how the documents stand in the prompt. Raises
+    :class:`ConfigError` or a subclass for anything that cannot be used, and refuses a model whose attention is not
+    read exactly.
+    """
+    _check_choice("query_span", query_span, ("official", "query"))
+    _check_choice("order", order, ("as_given", "reversed", "shuffled"))
+    _check_choice("document_special_tokens", document_special_tokens, ("text", "parse"))
+    if not null_query.strip():
+        raise ConfigError("null_query: expected text such as 'N/A', got only white space. Fill it in.")
+    source = open_model(model, revision)
+    head_set = resolve_heads(heads, source.head_set, source.shape)
+    loaded = load_model(source, head_set.depth, dtype=dtype, device=device)
+    check_reading(loaded, unique_heads(head_set.head_list))
+    settings = QRHeadSettings(
+        prompt=resolve_prompt(prompt, loaded.tokenizer, head_set.prompt),
+        null_query=null_query,
+        calibration_weight=calibration_weight,
+        query_span=query_span,
+        order=order,
+        document_special_tokens=document_special_tokens,
+        allow_sliding_window=allow_sliding_window,
+    )
+    return QRHeadScorer(loaded, head_set, settings)
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name}: expected one of {', '.join(allowed)}; got {value!r}. Choose one of these.")

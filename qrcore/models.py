@@ -1,0 +1,226 @@
+"""Load a decoder once, cut down to the layers that a head set needs."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from qrcore.errors import ModelError
+from qrcore.families import check_supported
+from qrcore.heads import HeadSet, ModelShape, read_head_set
+
+EMBEDDED: Final = "embedded"
+_HEAD_SET_FILE: Final = "headset.json"
+_DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a model comes from and what is known of it without reading weights."""
+
+    model_id: str
+    path: str
+    revision: str | None
+    config: PreTrainedConfig
+    shape: ModelShape
+    head_set: HeadSet | None
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest prompt the model is made for: its position limit, scaled where its RoPE is scaled."""
+        return scaled_position_limit(self.config)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A decoder without LM head, its tokenizer, and how many layers were kept."""
+
+    source: ModelSource
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    depth: int
+
+
+def open_model(model: str, revision: str | None = None) -> ModelSource:
+    """Read a model's configuration and shipped head set, no weights.
+
+    ``model``: a folder, a hub id, or ``embedded`` (the model in this package). Raises :class:`ModelError`.
+    """
+    path = str(embedded_folder()) if model == EMBEDDED else model
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model {model!r}: expected a folder with config.json or a hub id that can be reached; "
+            f"{_first_line(error)}. Give the folder of a downloaded model."
+        ) from error
+    check_supported(config)
+    return ModelSource(model, path, revision, config, model_shape(config), _shipped_head_set(Path(path)))
+
+
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """The model's tokenizer. Raises :class:`ModelError`."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model {source.model_id!r}: expected a tokenizer beside the weights; {_first_line(error)}. "
+            "Put tokenizer.json and tokenizer_config.json into the model's folder."
+        ) from error
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
+def load_model(source: ModelSource, depth: int, *, dtype: str = "auto", device: str = "auto") -> LoadedModel:
+    """Load the first ``depth`` layers; weights above them are neither read nor built. safetensors only.
+
+    ``dtype="auto"``: float32 on a CPU, the checkpoint's own half precision on a GPU. Raises :class:`ModelError`.
+    """
+    target = resolve_device(device)
+    torch_dtype = resolve_dtype(dtype, target, source.config)
+    try:
+        with _quiet_loading():
+            model = AutoModel.from_pretrained(
+                source.path,
+                revision=source.revision,
+                config=cut_config(source.config, depth),
+                dtype=torch_dtype,
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model {source.model_id!r}: expected weights as safetensors; {_first_line(error)}. "
+            "Convert the checkpoint with save_pretrained(..., safe_serialization=True)."
+        ) from error
+    model.requires_grad_(False)
+    return LoadedModel(source, model.to(target).eval(), load_tokenizer(source), depth)
+
+
+def model_shape(config: PreTrainedConfig) -> ModelShape:
+    """The numbers of ``config`` that a head set depends on."""
+    heads = config.num_attention_heads
+    return ModelShape(
+        layers=config.num_hidden_layers,
+        query_heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        vocab_size=config.vocab_size,
+    )
+
+
+def cut_config(config: PreTrainedConfig, depth: int) -> PreTrainedConfig:
+    """A copy for the first ``depth`` layers, with every per-layer list shortened alike.
+
+    Setting ``num_hidden_layers`` alone leaves lists such as ``layer_types`` too long, which several families refuse.
+    """
+    layers = config.num_hidden_layers
+    if not 1 <= depth <= layers:
+        raise ModelError(f"depth: expected 1 to {layers} layers for this model, got {depth}. Check the head set.")
+    cut = copy.deepcopy(config)
+    cut.num_hidden_layers = depth
+    for name, value in vars(config).items():
+        if isinstance(value, (list, tuple)) and len(value) == layers and _is_per_layer(name):
+            setattr(cut, name, value[:depth])
+    return cut
+
+
+def _is_per_layer(name: str) -> bool:
+    # Lists that may happen to be as long as the model is deep: stop tokens and class names.
+    return not name.endswith(("token_id", "token_ids")) and name != "architectures"
+
+
+def scaled_position_limit(config: PreTrainedConfig) -> int:
+    """``max_position_embeddings``, or the original limit times the RoPE factor where that is larger."""
+    limit = int(config.max_position_embeddings)
+    parameters: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    original, factor = parameters.get("original_max_position_embeddings"), parameters.get("factor")
+    if original and factor and parameters.get("rope_type") != "llama3":
+        return max(limit, int(original * factor))
+    return limit
+
+
+def resolve_device(device: str) -> torch.device:
+    """``auto`` is the first GPU, else the CPU. Raises :class:`ModelError`."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"device: expected auto, cpu, cuda or cuda:N, got {device!r}. Correct it.") from error
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device {device!r}: expected a GPU that torch can use, found none. Use device=cpu or auto.")
+    return target
+
+
+def resolve_dtype(dtype: str, device: torch.device, config: PreTrainedConfig) -> torch.dtype:
+    """``auto``: float32 on a CPU; on a GPU the checkpoint's bfloat16 or float16, else float32."""
+    if dtype == "auto":
+        stored = getattr(config, "dtype", None)
+        return stored if device.type == "cuda" and stored in (torch.bfloat16, torch.float16) else torch.float32
+    if dtype not in _DTYPES:
+        raise ModelError(f"dtype: expected auto, {', '.join(_DTYPES)}; got {dtype!r}. Choose one of these.")
+    return _DTYPES[dtype]
+
+
+def weights_sha256(path: str) -> str | None:
+    """SHA-256 over the names and contents of a model folder's safetensors files; None for a hub id."""
+    files = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + _file_sha256(file))
+    return digest.hexdigest()
+
+
+def _file_sha256(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
+
+
+def embedded_folder() -> Path:
+    """The folder of the model that ships in this package."""
+    return Path(str(resources.files("qrcore") / EMBEDDED))
+
+
+def _shipped_head_set(folder: Path) -> HeadSet | None:
+    file = folder / _HEAD_SET_FILE
+    return read_head_set(file.read_text(encoding="utf-8"), str(file)) if file.is_file() else None
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    # The loading report lists every weight above the cut as unexpected: true, wanted, and hundreds of lines long.
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

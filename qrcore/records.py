@@ -1,0 +1,63 @@
+"""Frozen records that cross borders: what is asked and what is answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Order = Literal["as_given", "reversed", "shuffled"]
+
+#: Flag of a ranking whose query equals the null query: there is nothing to calibrate against.
+UNINFORMATIVE_QUERY = "uninformative_query"
+
+
+class Span(NamedTuple):
+    """A half-open range ``[start, stop)`` of token or character positions."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One candidate. ``score`` is the first stage's, kept for the output and never used in scoring."""
+
+    doc_id: str
+    text: str
+    title: str | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RankRequest:
+    """A query and its candidates, in first-stage order (best first) where there is one."""
+
+    query: str
+    documents: tuple[Document, ...]
+    query_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RankedDocument:
+    """One line of a ranking; ranks count from 1, ``score`` is a float32 value."""
+
+    doc_id: str
+    rank: int
+    score: float
+    input_rank: int
+    input_score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Every candidate of one query exactly once, best first.
+
+    ``prompt_tokens`` counts the prompt of the real query; ``windows`` the prompts that were needed; scores are
+    comparable within one prompt only.
+    """
+
+    query_id: str | None
+    documents: tuple[RankedDocument, ...]
+    prompt_tokens: int
+    windows: int = 1
+    flags: tuple[str, ...] = ()
