@@ -1,0 +1,1 @@
+"""jobs: configurations, commands, printing and exit codes; the only room that talks to a person."""

@@ -1,0 +1,120 @@
+"""The command line: ``qrbatch JOB …``. Exit codes: see :data:`EXIT_CODES` and :func:`main`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+
+from jobs.config import RerankConfig
+from jobs.settings import Values, merge, nest, parse_assignments, read_config_file, validate
+from qrcore.errors import ConfigError, IncompleteRunError, InputError, QRBatchError
+
+COMMITTED: Final = 0
+DEFECT: Final = 1
+BAD_INPUT: Final = 2
+COMMITTED_WITH_FAILURES: Final = 3
+RESUMABLE: Final = 4
+
+app = typer.Typer(
+    name="qrbatch",
+    help="Offline batch re-ranking with the query-focused retrieval heads of decoder language models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+@app.callback()
+def _program() -> None:
+    """Keeps the commands named even while there are few of them."""
+
+
+@app.command()
+def rerank(
+    inputs: Annotated[list[str] | None, typer.Option("--input", help="Parquet file, folder or run; repeatable.")] = None,
+    output: Annotated[str | None, typer.Option(help="Folder of runs, local or s3://.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model folder, hub id, or 'embedded'.")] = None,
+    heads: Annotated[str | None, typer.Option(help="Head set: list, 'all', name or JSON file.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Prompt format: auto, chat, plain or a name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
+    qrels: Annotated[str | None, typer.Option(help="Judgements for the report's quality table.")] = None,
+    config: Annotated[str | None, typer.Option(help="YAML file with all settings.")] = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="section.field=value; repeatable.")] = None,
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+) -> None:
+    """Re-rank the candidates of every query in Parquet shards."""
+    flags = {
+        "input.uris": inputs or None,
+        "output.uri": output,
+        "model.id": model,
+        "model.heads": heads,
+        "scoring.prompt": prompt,
+        "name": name,
+        "qrels": qrels,
+    }
+    raise typer.Exit(_guarded(lambda: _rerank(config, flags, assignments or []), debug))
+
+
+def _rerank(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
+    from jobs.console import ConsoleObserver, show_result
+    from jobs.rerank import rerank as run_rerank
+
+    config = validate(RerankConfig, _gather(config_file, flags, assignments))
+    console = Console()
+    with ConsoleObserver(console) as observer:
+        result = run_rerank(config, observer)
+    show_result(console, result)
+    return exit_code(result.manifest.failed, len(result.manifest.skipped_files))
+
+
+def exit_code(failed_rows: int, skipped_files: int) -> int:
+    """0 for a commit in which everything was scored, 3 for one in which something was not."""
+    return COMMITTED_WITH_FAILURES if failed_rows or skipped_files else COMMITTED
+
+
+def _gather(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> Values:
+    """File, then flags, then --set: the later one wins."""
+    values = read_config_file(config_file) if config_file else {}
+    for key, value in flags.items():
+        if value is not None:
+            values = merge(values, nest(key, value))
+    return merge(values, parse_assignments(assignments))
+
+
+def _guarded(command: Any, debug: bool) -> int:
+    """Run a command; turn its errors into one screen of text and an exit code."""
+    errors = Console(stderr=True)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return int(command())
+    except KeyboardInterrupt:
+        errors.print("[bold yellow]interrupted[/bold yellow]  Run the same command again to go on.", highlight=False)
+        return RESUMABLE
+    except QRBatchError as error:
+        if debug:
+            traceback.print_exc()
+        errors.print("[bold red]error[/bold red]  ", end="", highlight=False)
+        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        return _code_of(error)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _code_of(error: QRBatchError) -> int:
+    if isinstance(error, (ConfigError, InputError)):
+        return BAD_INPUT
+    return RESUMABLE if isinstance(error, IncompleteRunError) else DEFECT
+
+
+def main() -> None:
+    """Entry point: 0 committed; 1 defect; 2 bad configuration or input; 3 committed with failed rows or skipped
+    files; 4 interrupted or starved, the same command resumes."""
+    sys.exit(app())

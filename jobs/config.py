@@ -1,0 +1,109 @@
+"""The configuration of ``qrbatch rerank``: one YAML file, every field documented."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from jobs.settings import Section, setting
+
+
+class InputConfig(Section):
+    """What goes in."""
+
+    uris: tuple[str, ...] = setting(
+        ..., "Parquet files, folders of them, or committed runs; local paths or s3://.", affects_output=False, min_length=1
+    )
+    carry: Literal["all", "none"] | tuple[str, ...] = setting(
+        "all", "Further columns to copy from input to output: all, none or a list of names.", affects_output=True
+    )
+    on_bad_file: Literal["fail", "skip"] = setting(
+        "fail", "What to do with a file that does not follow the input schema.", affects_output=True
+    )
+
+
+class OutputConfig(Section):
+    """Where it goes."""
+
+    uri: str = setting(..., "Folder of runs; this run stands in <uri>/<run_id>/.", affects_output=False)
+
+
+class ModelConfig(Section):
+    """Which model and which heads."""
+
+    id: str = setting("embedded", "A model folder, a hub id, or 'embedded'.", affects_output=True)
+    revision: str | None = setting(None, "Revision of a hub model.", affects_output=True)
+    heads: str | None = setting(
+        None, "Head set: a list such as 3-1,4-0, 'all', a name or a JSON file; empty: the model's own.", affects_output=True
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto", "Precision of the weights; auto: float32 on CPU, the checkpoint's on GPU.", affects_output=True
+    )
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N as the actor sees it.", affects_output=True)
+
+
+class ScoringConfig(Section):
+    """How documents are scored."""
+
+    prompt: str = setting("auto", "Prompt format: auto, chat, plain or a family's name.", affects_output=True)
+    null_query: str = setting("N/A", "The query that scores are calibrated against.", affects_output=True)
+    calibration_weight: float = setting(1.0, "Weight of the calibration; 0 switches it off.", affects_output=True, ge=0)
+    query_span: Literal["official", "query"] = setting(
+        "official", "Rows that attention is read from: the published code's, or the query's own.", affects_output=True
+    )
+    order: Literal["auto", "as_given", "reversed", "shuffled"] = setting(
+        "auto", "Documents in the prompt; auto: best last where first-stage scores exist.", affects_output=True
+    )
+    document_special_tokens: Literal["text", "parse"] = setting(
+        "text", "Special-token text inside documents: plain text, or parsed as the published code does.", affects_output=True
+    )
+    allow_sliding_window: bool = setting(
+        False, "Score prompts longer than the window of a chosen head's layer.", affects_output=True
+    )
+
+
+class UnitsConfig(Section):
+    """How the input is cut into units of work."""
+
+    max_bytes: int = setting(64 * 2**20, "Decoded text of a unit, in bytes.", affects_output=False, gt=0)
+    max_rows: int = setting(64, "Rows of a unit.", affects_output=False, gt=0)
+
+
+class ActorsConfig(Section):
+    """The processes that hold the model."""
+
+    count: int = setting(2, "Number of scoring actors.", affects_output=False, gt=0)
+    cpus: float = setting(1.0, "CPUs that Ray reserves for one actor.", affects_output=False, gt=0)
+    gpus: float = setting(0.0, "GPUs that Ray reserves for one actor.", affects_output=False, ge=0)
+    threads: int = setting(1, "CPU threads of torch in one actor.", affects_output=False, gt=0)
+
+
+class ClusterConfig(Section):
+    """Where the work runs."""
+
+    address: str | None = setting(None, "Ray address to join; empty: start Ray on this machine.", affects_output=False)
+
+
+class StorageConfig(Section):
+    """How to reach object storage; credentials come from the environment or the machine's role."""
+
+    endpoint_url: str | None = setting(None, "S3 endpoint; empty: AWS_ENDPOINT_URL or AWS.", affects_output=False)
+    region: str | None = setting(None, "S3 region.", affects_output=False)
+    path_style: bool = setting(False, "Put the bucket into the path instead of the host name.", affects_output=False)
+    timeout_s: float = setting(60.0, "Seconds to wait for a connection or an answer.", affects_output=False, gt=0)
+
+
+class RerankConfig(Section):
+    """Everything ``qrbatch rerank`` can be told."""
+
+    name: str = setting("rerank", "Name of the run: a-z, 0-9, '.', '_', '-'.", affects_output=False)
+    input: InputConfig
+    output: OutputConfig
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    scoring: ScoringConfig = Field(default_factory=ScoringConfig)
+    qrels: str | None = setting(None, "Judgements (Parquet) for the report's quality table.", affects_output=False)
+    units: UnitsConfig = Field(default_factory=UnitsConfig)
+    actors: ActorsConfig = Field(default_factory=ActorsConfig)
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+    storage: StorageConfig = Field(default_factory=StorageConfig)

@@ -1,0 +1,104 @@
+"""What a person sees while a run goes on and when it is over."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from pipelines.plan import Plan
+    from pipelines.rerank import RunResult
+
+_LINE_EVERY_S: Final = 10.0
+
+
+class ConsoleObserver:
+    """Progress on a terminal as a bar, elsewhere as one line every ten seconds."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._rows = self._rows_done = self._failed = self._tokens = 0
+        self._started = self._last_line = time.monotonic()
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> ConsoleObserver:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stop_bar()
+
+    def stage(self, message: str) -> None:
+        """One line for a step of the run."""
+        self._stop_bar()
+        self._console.print(f"[dim]·[/dim] {message} …", highlight=False)
+
+    def planned(self, plan: Plan, done: int) -> None:
+        """Show what will be done and start counting."""
+        todo = [unit for unit in plan.units]
+        heads = plan.provenance["head_set"]
+        prompt = plan.provenance["prompt"]["name"]
+        kept, layers = (plan.provenance["model"][key] for key in ("kept_layers", "layers"))
+        self._console.print(
+            f"[bold]{plan.run_id}[/bold]  {plan.rows} rows in {len(todo)} units"
+            + (f", {done} units already done" if done else ""),
+            highlight=False,
+        )
+        self._console.print(
+            f"  model {plan.provenance['model']['id']} ({kept} of {layers} layers), {len(heads['heads'])} heads "
+            f"({heads['id']}), prompt {prompt}, order {plan.order}, {plan.provenance['dtype']} on "
+            f"{plan.provenance['device']}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        self._rows = plan.rows
+        self._started = self._last_line = time.monotonic()
+        if self._console.is_terminal:
+            self._start_bar(sum(unit.rows for unit in todo))
+
+    def unit_done(self, footer: dict[str, Any]) -> None:
+        """Count one written unit."""
+        self._rows_done += footer["rows"]
+        self._failed += footer["failed"]
+        self._tokens += footer["prompt_tokens"]
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=self._rows_done, note=self._note())
+        elif time.monotonic() - self._last_line >= _LINE_EVERY_S:
+            self._last_line = time.monotonic()
+            self._console.print(f"  {self._rows_done}/{self._rows} rows, {self._note()}", highlight=False)
+
+    def _note(self) -> str:
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        failed = f", {self._failed} failed" if self._failed else ""
+        return f"{self._tokens / seconds:,.0f} tokens/s{failed}"
+
+    def _start_bar(self, rows: int) -> None:
+        columns = (BarColumn(), TextColumn("{task.completed}/{task.total} rows"), TextColumn("{task.fields[note]}"))
+        self._progress = Progress(TextColumn(" "), *columns, TimeElapsedColumn(), console=self._console, transient=True)
+        self._task = self._progress.add_task("rows", total=rows, note="")
+        self._progress.start()
+
+    def _stop_bar(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def show_result(console: Console, result: RunResult) -> None:
+    """Where a committed run lies and what is in it."""
+    manifest = result.manifest
+    word = "already committed" if result.already_committed else "committed"
+    colour = "yellow" if manifest.failed or manifest.skipped_files else "green"
+    console.print(
+        f"[bold {colour}]{word}[/bold {colour}]  {manifest.rows} rows = {manifest.scored} scored + "
+        f"{manifest.failed} failed, {len(manifest.objects)} objects",
+        highlight=False,
+    )
+    if manifest.skipped_files:
+        console.print(f"  skipped files: {len(manifest.skipped_files)} (named in the manifest)", highlight=False)
+    report = next(path for path in manifest.side_files if path.endswith("report.html"))
+    for label, path in (("run", ""), ("manifest", "_manifest.json"), ("report", report)):
+        console.print(f"  {label:9}{result.run_uri}/{path}".rstrip("/"), highlight=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""pipelines: plan, work and commit on Ray; one pipeline per kind of answer."""

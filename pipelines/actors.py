@@ -1,0 +1,177 @@
+"""The actor that holds a model, and what it does to one unit."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from pipelines.rows import Row, Source, duplicate_query_id, request_from_row, row_from_answer, table_from_rows
+from pipelines.schemas import RANKING_FIELDS
+from qrcore import load_scorer
+from qrcore.contracts.scorer import Scorer
+from qrcore.errors import ScoreError
+from qrcore.heads import HeadSet
+from qrcore.models import use_threads, weights_sha256
+from qrcore.prompts import PromptFormat
+from qrcore.records import Ranking, RankRequest
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerSettings:
+    """What builds a scorer in an actor: the arguments of :func:`qrcore.load_scorer`, and torch's threads."""
+
+    model: str
+    revision: str | None = None
+    heads: str | None = None
+    prompt: str = "auto"
+    dtype: str = "auto"
+    device: str = "auto"
+    null_query: str = "N/A"
+    calibration_weight: float = 1.0
+    query_span: str = "official"
+    order: str = "as_given"
+    document_special_tokens: str = "text"
+    allow_sliding_window: bool = False
+    threads: int = 1
+
+    def load(self) -> Any:
+        """The scorer, in this process."""
+        use_threads(self.threads)
+        arguments = asdict(self)
+        del arguments["threads"]
+        return load_scorer(**arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerFacts:
+    """What loading the scorer once told: everything that ``auto`` came to, and what the weights are."""
+
+    head_set: HeadSet
+    prompt: PromptFormat
+    weights_sha256: str | None
+    layers: int
+    kept_layers: int
+    dtype: str
+    device: str
+    max_tokens: int
+    load_s: float
+
+
+def probe_scorer(settings: ScorerSettings) -> ScorerFacts:
+    """Load the scorer as an actor would and report; refuses what cannot work before any work is planned."""
+    started = time.perf_counter()
+    scorer = settings.load()
+    source = scorer.model.source
+    return ScorerFacts(
+        head_set=scorer.heads,
+        prompt=scorer.settings.prompt,
+        weights_sha256=weights_sha256(source.path),
+        layers=source.shape.layers,
+        kept_layers=scorer.model.depth,
+        dtype=str(scorer.model.model.dtype).removeprefix("torch."),
+        device=str(scorer.model.model.device),
+        max_tokens=scorer.max_tokens,
+        load_s=time.perf_counter() - started,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class UnitMetrics:
+    """What scoring one unit took; kept in the unit object's footer."""
+
+    rows: int
+    scored: int
+    failed: int
+    uninformative: int
+    prompt_tokens: int
+    errors: dict[str, int]
+    score_s: float
+    started_at: str
+    finished_at: str
+    actor_pid: int
+    node: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UnitRows:
+    """One unit on its way through the stages: its input rows and where they come from."""
+
+    table: pa.Table
+    uri: str
+    first_row: int
+    duplicates: frozenset[int]
+
+
+class UnitScorer:
+    """Holds one scorer and answers units with it, one row in, one row out."""
+
+    def __init__(self, settings: ScorerSettings, schema: pa.Schema) -> None:
+        self._scorer: Scorer = settings.load()
+        self._schema = schema
+
+    def score(self, unit: UnitRows) -> tuple[pa.Table, UnitMetrics]:
+        """The unit's output rows in input order, and what they took."""
+        started_at, started = _now(), time.perf_counter()
+        input_rows = unit.table.select(["query_id", "query", "candidates"]).to_pylist()
+        answers = list(answer_rows(self._scorer, input_rows, unit))
+        sources = [Source(unit.uri, unit.first_row + place) for place in range(len(input_rows))]
+        rows = [
+            row_from_answer(row["query_id"], answer, source)
+            for row, answer, source in zip(input_rows, answers, sources, strict=True)
+        ]
+        table = table_from_rows(rows, _carried(unit.table, self._schema), self._schema)
+        return table, _metrics(answers, started_at, time.perf_counter() - started)
+
+
+def answer_rows(scorer: Scorer, rows: Sequence[Row], unit: UnitRows) -> Iterator[Ranking | ScoreError]:
+    """An answer for every row in order: unusable rows get their error, the others go to the scorer together."""
+    requests: list[RankRequest | ScoreError] = [
+        duplicate_query_id(row) if unit.first_row + place in unit.duplicates else request_from_row(row)
+        for place, row in enumerate(rows)
+    ]
+    scored = scorer.rank_many(request for request in requests if isinstance(request, RankRequest))
+    for request in requests:
+        yield next(scored) if isinstance(request, RankRequest) else request
+
+
+def _carried(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The carried columns of ``table`` in the output schema's types; null where the file has no such column."""
+    names = [name for name in schema.names if name not in _OWN_COLUMNS]
+    columns = [
+        table.column(name) if name in table.schema.names else pa.nulls(len(table), schema.field(name).type)
+        for name in names
+    ]
+    return pa.Table.from_arrays(columns, schema=pa.schema([schema.field(name) for name in names]))
+
+
+_OWN_COLUMNS = frozenset(field.name for field in RANKING_FIELDS)
+
+
+def _metrics(answers: Sequence[Ranking | ScoreError], started_at: str, seconds: float) -> UnitMetrics:
+    rankings = [answer for answer in answers if isinstance(answer, Ranking)]
+    errors = Counter(answer.code for answer in answers if isinstance(answer, ScoreError))
+    return UnitMetrics(
+        rows=len(answers),
+        scored=len(rankings),
+        failed=len(answers) - len(rankings),
+        uninformative=sum(bool(ranking.flags) for ranking in rankings),
+        prompt_tokens=sum(ranking.prompt_tokens for ranking in rankings),
+        errors=dict(errors),
+        score_s=seconds,
+        started_at=started_at,
+        finished_at=_now(),
+        actor_pid=os.getpid(),
+        node=ray.util.get_node_ip_address(),
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

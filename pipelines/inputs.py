@@ -1,0 +1,149 @@
+"""Input files: find them, look at them once for the plan, and read a range of rows later."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.schemas import INPUT_SCHEMA, check_input_schema
+from pipelines.storage import FileInfo, Storage, StorageOptions, absolute, join
+from qrcore.errors import InputError, RunError
+
+_ROWS_AT_ONCE: Final = 256
+_BYTES_PER_TOKEN: Final = 4  # English text under common vocabularies; an estimate for balancing only
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FileSurvey:
+    """What one pass over an input file tells the plan.
+
+    ``row_bytes``: decoded bytes of text a row; ``id_digests``: 16 bytes a row (null ids: empty); ``problem``: why
+    the file cannot be read, with everything else empty.
+    """
+
+    file: FileInfo
+    schema: pa.Schema | None
+    row_bytes: np.ndarray
+    id_digests: list[bytes]
+    has_first_stage: bool
+    problem: str = ""
+
+    @property
+    def row_tokens(self) -> np.ndarray:
+        """Estimated prompt tokens a row."""
+        return self.row_bytes // _BYTES_PER_TOKEN
+
+
+def list_inputs(uris: Sequence[str], options: StorageOptions) -> list[FileInfo]:
+    """The Parquet files of every URI: a file, a folder of them, or a committed run. Raises :class:`InputError`."""
+    files: dict[str, FileInfo] = {}
+    for uri in uris:
+        found = _files_of(absolute(uri), Storage(uri, options))
+        if not found:
+            raise InputError(f"input {uri}: expected a Parquet file or a folder of them, found none. Check the URI.")
+        files.update({info.uri: info for info in found})
+    return list(files.values())
+
+
+def _files_of(uri: str, storage: Storage) -> list[FileInfo]:
+    if uri.endswith(".parquet"):
+        return [storage.info(uri)] if storage.exists(uri) else []
+    if storage.exists(join(uri, "_manifest.json")):
+        manifest = json.loads(storage.read(join(uri, "_manifest.json")))
+        return [storage.info(join(uri, entry["path"])) for entry in manifest["objects"]]
+    if storage.exists(join(uri, "_plan.json")):
+        raise InputError(
+            f"input {uri}: expected a committed run, got one without a manifest. Finish it by running its command "
+            "again, then use it as input."
+        )
+    return storage.list_files(uri, suffix=".parquet")
+
+
+def survey_file(file: FileInfo, options: StorageOptions) -> FileSurvey:
+    """One streaming pass over a file: schema, rows, decoded bytes and ids; texts are not kept."""
+    try:
+        with Storage(file.uri, options).open(file.uri) as stream:
+            return _survey(file, pq.ParquetFile(stream))
+    except (pa.ArrowException, OSError) as error:
+        return _unreadable(file, f"not readable as Parquet ({str(error).splitlines()[0]})")
+
+
+def _survey(file: FileInfo, parquet: pq.ParquetFile) -> FileSurvey:
+    problems = check_input_schema(parquet.schema_arrow)
+    if problems:
+        return _unreadable(file, "; ".join(problems))
+    row_bytes, digests, has_first_stage = [], [], False
+    for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=list(INPUT_SCHEMA.names)):
+        row_bytes.append(_text_bytes(batch))
+        digests += [_digest(query_id) for query_id in batch.column("query_id").to_pylist()]
+        has_first_stage = has_first_stage or _has_first_stage(batch)
+    sizes = np.concatenate(row_bytes) if row_bytes else np.zeros(0, dtype=np.int64)
+    return FileSurvey(file, parquet.schema_arrow, sizes, digests, has_first_stage)
+
+
+def _unreadable(file: FileInfo, problem: str) -> FileSurvey:
+    return FileSurvey(file, None, np.zeros(0, dtype=np.int64), [], False, problem)
+
+
+def _digest(query_id: str | None) -> bytes:
+    return b"" if query_id is None else hashlib.blake2b(query_id.encode(), digest_size=16).digest()
+
+
+def _text_bytes(batch: pa.RecordBatch) -> np.ndarray:
+    lists = batch.column("candidates")
+    parents = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
+    texts = pc.struct_field(pc.list_flatten(lists), "text")
+    lengths = _byte_lengths(texts)
+    sizes = np.bincount(parents, weights=lengths, minlength=len(batch)).astype(np.int64)
+    return sizes + _byte_lengths(batch.column("query"))
+
+
+def _byte_lengths(texts: pa.Array) -> np.ndarray:
+    lengths = pc.fill_null(pc.binary_length(texts.cast(pa.large_string())), 0)
+    return np.asarray(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def _has_first_stage(batch: pa.RecordBatch) -> bool:
+    structs = pc.list_flatten(batch.column("candidates"))
+    names = {field.name for field in structs.type.fields} & {"score", "rank"}
+    return any(pc.struct_field(structs, name).null_count < len(structs) for name in names)
+
+
+def read_rows(file: FileInfo, start: int, stop: int, columns: Sequence[str], options: StorageOptions) -> pa.Table:
+    """Rows ``start`` to ``stop`` of a file, from the row groups that hold them.
+
+    Columns that the file lacks are left out. Raises :class:`RunError` if the file changed since it was planned.
+    """
+    storage = Storage(file.uri, options)
+    now = storage.info(file.uri)
+    if now.etag != file.etag:
+        raise RunError(
+            f"{file.uri}: expected the file as planned (tag {file.etag}), it has changed (tag {now.etag}). "
+            "Run the command again to plan the new content."
+        )
+    with storage.open(file.uri) as stream:
+        parquet = pq.ParquetFile(stream)
+        present = [name for name in columns if name in parquet.schema_arrow.names]
+        groups, first_row = _groups_of(parquet.metadata, start, stop)
+        return parquet.read_row_groups(groups, columns=present).slice(start - first_row, stop - start)
+
+
+def _groups_of(metadata: Any, start: int, stop: int) -> tuple[list[int], int]:
+    groups: list[int] = []
+    first_row = position = 0
+    for index in range(metadata.num_row_groups):
+        end = position + metadata.row_group(index).num_rows
+        if end > start and position < stop:
+            if not groups:
+                first_row = position
+            groups.append(index)
+        position = end
+    return groups, first_row

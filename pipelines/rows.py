@@ -1,0 +1,123 @@
+"""Rows into requests and answers into rows; one row in, one row out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from qrcore.errors import ScoreError
+from qrcore.records import Document, Ranking, RankRequest
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a row comes from: its identity even where ``query_id`` is null or doubled."""
+
+    uri: str
+    row: int
+
+
+def request_from_row(row: Row) -> RankRequest | ScoreError:
+    """The request that a row of an input shard means, or why it cannot be one."""
+    try:
+        return _request(row)
+    except ScoreError as error:
+        return error
+
+
+def _request(row: Row) -> RankRequest:
+    query_id = row["query_id"]
+    if query_id is None:
+        raise _error(None, "null_query_id", "query_id: expected a string, got null. Give the row an id.")
+    if row["query"] is None:
+        raise _error(query_id, "null_query", "query: expected a string, got null. Fill in the query.")
+    if not row["query"].strip():
+        raise _error(query_id, "empty_query", "query: expected text, got white space only. Fill in the query.")
+    if row["candidates"] is None:
+        raise _error(query_id, "null_candidates", "candidates: expected a list, got null. Add the candidates.")
+    if not row["candidates"]:
+        raise _error(query_id, "no_candidates", "candidates: expected at least one, got none. Add candidates.")
+    documents = [_document(query_id, place, entry) for place, entry in enumerate(row["candidates"], start=1)]
+    return RankRequest(row["query"], tuple(in_first_stage_order(documents)), query_id)
+
+
+def _document(query_id: str, place: int, entry: Row | None) -> Document:
+    if entry is None:
+        raise _error(query_id, "null_candidate", f"candidate {place}: expected a struct, got null. Remove it.")
+    if entry["doc_id"] is None:
+        raise _error(query_id, "null_doc_id", f"candidate {place}: expected a doc_id, got null. Give it an id.")
+    if entry["text"] is None:
+        raise _error(
+            query_id, "null_text", f"candidate {entry['doc_id']!r}: expected text, got null. Use '' for no text."
+        )
+    return Document(
+        doc_id=entry["doc_id"],
+        text=entry["text"],
+        title=entry.get("title"),
+        score=entry.get("score"),
+        rank=entry.get("rank"),
+    )
+
+
+def in_first_stage_order(documents: Sequence[Document]) -> list[Document]:
+    """By rank where every document has one, else as stored."""
+    if any(document.rank is None for document in documents):
+        return [Document(d.doc_id, d.text, d.title, d.score) for d in documents]
+    return sorted(documents, key=lambda document: document.rank or 0)
+
+
+def duplicate_query_id(row: Row) -> ScoreError:
+    """The error of a row whose ``query_id`` stood in an earlier row of the same run."""
+    return _error(
+        row["query_id"],
+        "duplicate_query_id",
+        f"query_id: expected each id once in a run, got {row['query_id']!r} again. Rename or remove this row.",
+    )
+
+
+def _error(query_id: str | None, code: str, message: str) -> ScoreError:
+    return ScoreError(code, message, stage="validate", query_id=query_id)
+
+
+def row_from_answer(query_id: str | None, answer: Ranking | ScoreError, source: Source) -> Row:
+    """An output row (without carried columns) from a ranking or an error."""
+    row: Row = {
+        "query_id": query_id,
+        "ranking": None,
+        "prompt_tokens": None,
+        "windows": None,
+        "flags": None,
+        "source": {"uri": source.uri, "row": source.row},
+        "error": None,
+    }
+    if isinstance(answer, ScoreError):
+        row["error"] = {"code": answer.code, "kind": answer.kind, "message": str(answer), "stage": answer.stage}
+        return row
+    row["ranking"] = [
+        {
+            "doc_id": document.doc_id,
+            "rank": document.rank,
+            "score": document.score,
+            "input_rank": document.input_rank,
+            "input_score": document.input_score,
+            "round": 1,
+        }
+        for document in answer.documents
+    ]
+    row["prompt_tokens"], row["windows"] = answer.prompt_tokens, answer.windows
+    row["flags"] = list(answer.flags)
+    return row
+
+
+def table_from_rows(rows: Sequence[Row], carried: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Output rows beside the carried columns of the same input rows, in ``schema``."""
+    own = pa.schema([schema.field(name) for name in schema.names if name not in carried.schema.names])
+    table = pa.Table.from_pylist(list(rows), schema=own)
+    for name in carried.schema.names:
+        table = table.append_column(schema.field(name), carried.column(name))
+    return table.select(schema.names).cast(schema)
