@@ -37,7 +37,9 @@ def _program() -> None:
 
 @app.command()
 def rerank(
-    inputs: Annotated[list[str] | None, typer.Option("--input", help="Parquet file, folder or run; repeatable.")] = None,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="Parquet file, folder or run; repeatable.")
+    ] = None,
     output: Annotated[str | None, typer.Option(help="Folder of runs, local or s3://.")] = None,
     model: Annotated[str | None, typer.Option(help="Model folder, hub id, or 'embedded'.")] = None,
     heads: Annotated[str | None, typer.Option(help="Head set: list, 'all', name or JSON file.")] = None,
@@ -63,11 +65,12 @@ def rerank(
 
 def _rerank(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
     from jobs.console import ConsoleObserver, show_result
+    from jobs.native_output import native_stderr_held
     from jobs.rerank import rerank as run_rerank
 
     config = validate(RerankConfig, _gather(config_file, flags, assignments))
     console = Console()
-    with ConsoleObserver(console) as observer:
+    with native_stderr_held(), ConsoleObserver(console) as observer:
         result = run_rerank(config, observer)
     show_result(console, result)
     return exit_code(result.manifest.failed, len(result.manifest.skipped_files))

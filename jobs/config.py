@@ -13,7 +13,10 @@ class InputConfig(Section):
     """What goes in."""
 
     uris: tuple[str, ...] = setting(
-        ..., "Parquet files, folders of them, or committed runs; local paths or s3://.", affects_output=False, min_length=1
+        ...,
+        "Parquet files, folders of them, or committed runs; local paths or s3://.",
+        affects_output=False,
+        min_length=1,
     )
     carry: Literal["all", "none"] | tuple[str, ...] = setting(
         "all", "Further columns to copy from input to output: all, none or a list of names.", affects_output=True
@@ -35,7 +38,9 @@ class ModelConfig(Section):
     id: str = setting("embedded", "A model folder, a hub id, or 'embedded'.", affects_output=True)
     revision: str | None = setting(None, "Revision of a hub model.", affects_output=True)
     heads: str | None = setting(
-        None, "Head set: a list such as 3-1,4-0, 'all', a name or a JSON file; empty: the model's own.", affects_output=True
+        None,
+        "Head set: a list such as 3-1,4-0, 'all', a name or a JSON file; empty: the model's own.",
+        affects_output=True,
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto", "Precision of the weights; auto: float32 on CPU, the checkpoint's on GPU.", affects_output=True
@@ -56,7 +61,9 @@ class ScoringConfig(Section):
         "auto", "Documents in the prompt; auto: best last where first-stage scores exist.", affects_output=True
     )
     document_special_tokens: Literal["text", "parse"] = setting(
-        "text", "Special-token text inside documents: plain text, or parsed as the published code does.", affects_output=True
+        "text",
+        "Special-token text inside documents: plain text, or parsed as the published code does.",
+        affects_output=True,
     )
     allow_sliding_window: bool = setting(
         False, "Score prompts longer than the window of a chosen head's layer.", affects_output=True

@@ -20,11 +20,10 @@ def rerank(config: RerankConfig, observer: Observer) -> RunResult:
 
 def pipeline_settings(config: RerankConfig) -> RerankSettings:
     """The pipeline's settings for this configuration."""
-    from pipelines.actors import ScorerSettings
     from pipelines.cluster import ClusterSettings
     from pipelines.rerank import RerankSettings
+    from pipelines.scorers import PoolSettings, ScorerSettings
     from pipelines.storage import StorageOptions
-    from pipelines.work import PoolSettings
 
     scoring = config.scoring.model_dump(exclude={"order"})
     model = config.model

@@ -47,7 +47,9 @@ def parse_assignments(assignments: Sequence[str]) -> Values:
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         if not separator or not key.strip():
-            raise ConfigError(f"--set: expected section.field=value, got {assignment!r}. Write for example actors.count=4.")
+            raise ConfigError(
+                f"--set: expected section.field=value, got {assignment!r}. Write for example actors.count=4."
+            )
         values = merge(values, nest(key.strip(), yaml.safe_load(text)))
     return values
 

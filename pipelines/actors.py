@@ -15,71 +15,39 @@ import ray
 
 from pipelines.rows import Row, Source, duplicate_query_id, request_from_row, row_from_answer, table_from_rows
 from pipelines.schemas import RANKING_FIELDS
-from qrcore import load_scorer
+from pipelines.scorers import ScorerFacts, ScorerSettings
+from pipelines.units import UnitRows
 from qrcore.contracts.scorer import Scorer
 from qrcore.errors import ScoreError
-from qrcore.heads import HeadSet
+from qrcore.loading import load_scorer
+from qrcore.methods.qrhead import QRHeadScorer
 from qrcore.models import use_threads, weights_sha256
-from qrcore.prompts import PromptFormat
 from qrcore.records import Ranking, RankRequest
 
 
-@dataclass(frozen=True, slots=True)
-class ScorerSettings:
-    """What builds a scorer in an actor: the arguments of :func:`qrcore.load_scorer`, and torch's threads."""
-
-    model: str
-    revision: str | None = None
-    heads: str | None = None
-    prompt: str = "auto"
-    dtype: str = "auto"
-    device: str = "auto"
-    null_query: str = "N/A"
-    calibration_weight: float = 1.0
-    query_span: str = "official"
-    order: str = "as_given"
-    document_special_tokens: str = "text"
-    allow_sliding_window: bool = False
-    threads: int = 1
-
-    def load(self) -> Any:
-        """The scorer, in this process."""
-        use_threads(self.threads)
-        arguments = asdict(self)
-        del arguments["threads"]
-        return load_scorer(**arguments)
-
-
-@dataclass(frozen=True, slots=True)
-class ScorerFacts:
-    """What loading the scorer once told: everything that ``auto`` came to, and what the weights are."""
-
-    head_set: HeadSet
-    prompt: PromptFormat
-    weights_sha256: str | None
-    layers: int
-    kept_layers: int
-    dtype: str
-    device: str
-    max_tokens: int
-    load_s: float
+def open_scorer(settings: ScorerSettings) -> QRHeadScorer:
+    """The scorer of these settings, in this process."""
+    use_threads(settings.threads)
+    arguments: dict[str, Any] = asdict(settings)
+    del arguments["threads"]
+    return load_scorer(**arguments)
 
 
 def probe_scorer(settings: ScorerSettings) -> ScorerFacts:
-    """Load the scorer as an actor would and report; refuses what cannot work before any work is planned."""
-    started = time.perf_counter()
-    scorer = settings.load()
-    source = scorer.model.source
+    """Load the scorer once and tell what it is."""
+    scorer = open_scorer(settings)
+    source, prompt = scorer.model.source, scorer.settings.prompt
     return ScorerFacts(
-        head_set=scorer.heads,
-        prompt=scorer.settings.prompt,
+        head_set_id=scorer.heads.id,
+        heads=scorer.heads.heads,
+        prompt=asdict(prompt),
+        prompt_sha256=prompt.hash,
         weights_sha256=weights_sha256(source.path),
         layers=source.shape.layers,
         kept_layers=scorer.model.depth,
         dtype=str(scorer.model.model.dtype).removeprefix("torch."),
         device=str(scorer.model.model.device),
         max_tokens=scorer.max_tokens,
-        load_s=time.perf_counter() - started,
     )
 
 
@@ -100,21 +68,11 @@ class UnitMetrics:
     node: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class UnitRows:
-    """One unit on its way through the stages: its input rows and where they come from."""
-
-    table: pa.Table
-    uri: str
-    first_row: int
-    duplicates: frozenset[int]
-
-
 class UnitScorer:
     """Holds one scorer and answers units with it, one row in, one row out."""
 
     def __init__(self, settings: ScorerSettings, schema: pa.Schema) -> None:
-        self._scorer: Scorer = settings.load()
+        self._scorer: Scorer = open_scorer(settings)
         self._schema = schema
 
     def score(self, unit: UnitRows) -> tuple[pa.Table, UnitMetrics]:

@@ -49,8 +49,6 @@ def _connect(settings: ClusterSettings) -> None:
         # cluster gets a token of its own instead, which ends with it.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # Its C++ side writes warnings about Ray Data's own actors to our standard error.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         ray.init(
             num_cpus=(os.cpu_count() or 1) + _SPARE_CPUS,
             include_dashboard=False,
@@ -96,8 +94,8 @@ def check_resources(actors: int, cpus_per_actor: float, gpus_per_actor: float) -
     need_cpus = actors * cpus_per_actor + 2 * LIGHT_TASK_CPUS
     if need_cpus > have["CPU"]:
         raise ConfigError(
-            f"resources: {actors} actors x {cpus_per_actor:g} CPUs and reading need {need_cpus:g} CPUs, the cluster has "
-            f"{have['CPU']:g}. Use fewer actors or fewer CPUs each."
+            f"resources: {actors} actors x {cpus_per_actor:g} CPUs and reading need {need_cpus:g} CPUs, the cluster "
+            f"has {have['CPU']:g}. Use fewer actors or fewer CPUs each."
         )
     if actors * gpus_per_actor > have.get("GPU", 0):
         raise ConfigError(

@@ -170,7 +170,11 @@ def commit(storage: Storage, output: str, run_uri: str, manifest: Manifest) -> M
     stored = load_manifest(storage, run_uri)
     if stored is None:
         raise IncompleteRunError(f"{run_uri}: the manifest was put and cannot be found. Run the same command again.")
-    latest = {"run_id": stored.run_id, "manifest": f"{stored.run_id}/{MANIFEST_FILE}", "committed_at": stored.committed_at}
+    latest = {
+        "run_id": stored.run_id,
+        "manifest": f"{stored.run_id}/{MANIFEST_FILE}",
+        "committed_at": stored.committed_at,
+    }
     storage.replace(join(output, f"{manifest.name}.latest.json"), json.dumps(latest, indent=1).encode())
     return stored
 

@@ -102,8 +102,9 @@ def _text_bytes(batch: pa.RecordBatch) -> np.ndarray:
     parents = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
     texts = pc.struct_field(pc.list_flatten(lists), "text")
     lengths = _byte_lengths(texts)
-    sizes = np.bincount(parents, weights=lengths, minlength=len(batch)).astype(np.int64)
-    return sizes + _byte_lengths(batch.column("query"))
+    sizes: np.ndarray = np.bincount(parents, weights=lengths, minlength=len(batch)).astype(np.int64)
+    total: np.ndarray = sizes + _byte_lengths(batch.column("query"))
+    return total
 
 
 def _byte_lengths(texts: pa.Array) -> np.ndarray:

@@ -35,5 +35,6 @@ def _read(uri: str, storage: Storage) -> pa.Table:
     except pa.ArrowException as error:
         problem = str(error).splitlines()[0]
     raise InputError(
-        f"qrels {uri}: expected columns query_id: string, doc_id: string, relevance: int32; {problem}. Correct the file."
+        f"qrels {uri}: expected columns query_id: string, doc_id: string, relevance: int32; {problem}. "
+        "Correct the file."
     )

@@ -53,7 +53,7 @@ def evaluate(
         raise InputError("expected judgements of at least one query, got none. Check the qrels.")
     keys = {measure: _trec_name(measure) for measure in measures}
     judged = {query_id: dict(relevant) for query_id, relevant in qrels.items()}
-    scored = {query_id: _as_scores(query_id, run[query_id]) for query_id in qrels if run.get(query_id)}
+    scored = {query_id: _as_scores(query_id, run[query_id]) for query_id in qrels if query_id in run}
     evaluator = pytrec_eval.RelevanceEvaluator(judged, set(keys.values()))
     values = evaluator.evaluate(scored) if scored else {}
     per_query = {

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import ray
 
-from pipelines.actors import ScorerFacts, ScorerSettings, probe_scorer
 from pipelines.cluster import LIGHT_TASK_CPUS, ClusterSettings, check_resources, ray_session
 from pipelines.commit import (
     Manifest,
@@ -35,9 +34,10 @@ from pipelines.plan import (
     usable_surveys,
 )
 from pipelines.schemas import Carry
+from pipelines.scorers import PoolSettings, ScorerFacts, ScorerSettings, probe
 from pipelines.side_files import SideFiles, SideFileSettings
 from pipelines.storage import FileInfo, Storage, StorageOptions, absolute, join
-from pipelines.work import PoolSettings, do_units
+from pipelines.work import do_units
 
 JOB = "rerank"
 
@@ -127,8 +127,8 @@ class _Identity:
                 "job": JOB,
                 "config": settings.affecting_output,
                 "code": code_version(),
-                "head_set": facts.head_set.id,
-                "prompt": facts.prompt.hash,
+                "head_set": facts.head_set_id,
+                "prompt": facts.prompt_sha256,
                 "weights": facts.weights_sha256,
                 "dtype": facts.dtype,
                 "device": facts.device.split(":")[0],
@@ -139,7 +139,7 @@ class _Identity:
 
 
 def _probe(settings: RerankSettings) -> ScorerFacts:
-    task = ray.remote(num_cpus=settings.pool.cpus_per_actor, num_gpus=settings.pool.gpus_per_actor)(probe_scorer)
+    task = ray.remote(num_cpus=settings.pool.cpus_per_actor, num_gpus=settings.pool.gpus_per_actor)(probe)
     facts: ScorerFacts = _get(task.remote(settings.scorer))
     return facts
 
@@ -200,8 +200,8 @@ def _provenance(settings: RerankSettings, facts: ScorerFacts, identity: _Identit
             "layers": facts.layers,
             "kept_layers": facts.kept_layers,
         },
-        "head_set": {"id": facts.head_set.id, "heads": list(facts.head_set.heads)},
-        "prompt": {"name": facts.prompt.name, "sha256": facts.prompt.hash, "text": asdict(facts.prompt)},
+        "head_set": {"id": facts.head_set_id, "heads": list(facts.heads)},
+        "prompt": {"name": facts.prompt["name"], "sha256": facts.prompt_sha256, "format": facts.prompt},
         "max_tokens": facts.max_tokens,
         "settings": {
             "null_query": settings.scorer.null_query,
@@ -216,9 +216,7 @@ def _provenance(settings: RerankSettings, facts: ScorerFacts, identity: _Identit
     }
 
 
-def _work(
-    settings: RerankSettings, plan: Plan, done: set[str], run_uri: str, observer: Observer
-) -> dict[str, float]:
+def _work(settings: RerankSettings, plan: Plan, done: set[str], run_uri: str, observer: Observer) -> dict[str, float]:
     """Do what is not done yet; seconds of writing by unit."""
     todo = [unit for unit in plan.units if unit.unit_id not in done]
     if not todo:

@@ -49,7 +49,9 @@ class SideFiles:
             if row["error"] is not None:
                 self._errors.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
-    def write(self, storage: Storage, run_uri: str, driver: str, resumed: bool, write_s: Mapping[str, float]) -> list[str]:
+    def write(
+        self, storage: Storage, run_uri: str, driver: str, resumed: bool, write_s: Mapping[str, float]
+    ) -> list[str]:
         """Put errors.jsonl, report.json and report.html; their paths within the run."""
         facts = RunFacts(
             driver=driver,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -95,7 +94,7 @@ class Storage:
         if self.protocol == "file":
             target = Path(_path(uri))
             temporary = _write_temporary(target, data)
-            os.replace(temporary, target)
+            temporary.replace(target)
         else:
             self._fs.pipe_file(_path(uri), data, chunksize=_PUT_CHUNK_BYTES)
 
@@ -117,7 +116,7 @@ class Storage:
 
     def _file_info(self, info: dict[str, Any]) -> FileInfo:
         if self.protocol == "file":
-            stamp = os.stat(info["name"])
+            stamp = Path(info["name"]).stat()
             return FileInfo(str(info["name"]), stamp.st_size, f"{stamp.st_size}-{stamp.st_mtime_ns}")
         return FileInfo(f"{self.protocol}://{info['name']}", int(info["size"]), str(info.get("ETag", "")).strip('"'))
 
@@ -195,5 +194,3 @@ def _write_temporary(target: Path, data: bytes) -> Path:
         stream.flush()
         os.fsync(stream.fileno())
     return temporary
-
-

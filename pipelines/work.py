@@ -10,7 +10,8 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,25 +19,17 @@ import ray.data
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
-from pipelines.actors import ScorerSettings, UnitRows, UnitScorer
 from pipelines.cluster import LIGHT_TASK_CPUS
 from pipelines.inputs import read_rows
 from pipelines.plan import Plan, Unit
 from pipelines.schemas import INPUT_SCHEMA
+from pipelines.scorers import PoolSettings, ScorerSettings
 from pipelines.storage import FileInfo, Storage, StorageOptions, join
+from pipelines.units import UnitRows, from_ipc, to_ipc
 from qrcore.errors import IncompleteRunError, QRBatchError, StorageError
 
 UNIT_KEY = b"qrbatch.unit"
 PROVENANCE_KEY = b"qrbatch.provenance"
-
-
-@dataclass(frozen=True, slots=True)
-class PoolSettings:
-    """The scorer actors: how many, and what each takes of the cluster."""
-
-    actors: int = 2
-    cpus_per_actor: float = 1.0
-    gpus_per_actor: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +60,15 @@ def do_units(
         storage=storage,
     )
     units = ray.data.from_items([{"unit": unit.model_dump_json()} for unit in todo], override_num_blocks=len(todo))
-    read = units.map(_read_unit, fn_kwargs={"work": work}, num_cpus=LIGHT_TASK_CPUS)
+    read = units.map(partial(_read_unit, work=work), num_cpus=LIGHT_TASK_CPUS)
     scored = read.map(
-        _ScoreUnit,
+        cast("Any", _ScoreUnit),  # Ray accepts a class here; its annotations know functions only
         fn_constructor_kwargs={"settings": scorer, "schema": plan.output_schema},
         compute=ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=2),
         num_cpus=pool.cpus_per_actor,
         num_gpus=pool.gpus_per_actor,
     )
-    written = scored.map(_write_unit, fn_kwargs={"work": work}, num_cpus=LIGHT_TASK_CPUS)
+    written = scored.map(partial(_write_unit, work=work), num_cpus=LIGHT_TASK_CPUS)
     try:
         for row in written.iter_rows():
             yield json.loads(row["footer"])
@@ -99,7 +92,7 @@ def _read_unit(row: dict[str, Any], work: _Work) -> dict[str, Any]:
     started = time.perf_counter()
     unit = Unit.model_validate_json(row["unit"])
     table = read_rows(_file(work, unit), unit.start, unit.stop, work.columns, work.storage)
-    return {"unit": row["unit"], "uri": work.files[unit.file][0], "table": _to_ipc(table), "read_s": _since(started)}
+    return {"unit": row["unit"], "uri": work.files[unit.file][0], "table": to_ipc(table), "read_s": _since(started)}
 
 
 def _file(work: _Work, unit: Unit) -> FileInfo:
@@ -108,15 +101,17 @@ def _file(work: _Work, unit: Unit) -> FileInfo:
 
 class _ScoreUnit:
     def __init__(self, settings: ScorerSettings, schema: pa.Schema) -> None:
+        from pipelines.actors import UnitScorer  # torch, which reading and writing do not need
+
         self._scorer = UnitScorer(settings, schema)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         unit = Unit.model_validate_json(row["unit"])
-        rows = UnitRows(_from_ipc(row["table"]), row["uri"], unit.start, frozenset(unit.duplicates))
+        rows = UnitRows(from_ipc(row["table"]), row["uri"], unit.start, frozenset(unit.duplicates))
         table, metrics = self._scorer.score(rows)
         return {
             "unit": row["unit"],
-            "table": _to_ipc(table),
+            "table": to_ipc(table),
             "read_s": row["read_s"],
             "metrics": json.dumps(asdict(metrics)),
         }
@@ -131,7 +126,7 @@ def _write_unit(row: dict[str, Any], work: _Work) -> dict[str, Any]:
         "read_s": row["read_s"],
         **json.loads(row["metrics"]),
     }
-    data = parquet_bytes(_from_ipc(row["table"]), {UNIT_KEY: json.dumps(footer), PROVENANCE_KEY: work.provenance})
+    data = parquet_bytes(from_ipc(row["table"]), {UNIT_KEY: json.dumps(footer), PROVENANCE_KEY: work.provenance})
     # The object is its own completion marker. If a twin was first, its object counts and this one is forgotten.
     Storage(work.run_uri, work.storage).create(unit_uri(work.run_uri, unit.unit_id), data)
     return {"footer": json.dumps({**footer, "write_s": _since(started), "bytes": len(data)})}
@@ -148,17 +143,6 @@ def parquet_bytes(table: pa.Table, metadata: dict[bytes, str]) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(entries), sink, compression="zstd")
     return bytes(sink.getvalue().to_pybytes())
-
-
-def _to_ipc(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue().to_pybytes())
-
-
-def _from_ipc(data: bytes) -> pa.Table:
-    return pa.ipc.open_stream(pa.py_buffer(data)).read_all()
 
 
 def _since(started: float) -> float:

@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from qrcore.errors import ModelError
+from qrcore.errors import ModelError, ScoreError
 from qrcore.families import check_supported
 from qrcore.heads import HeadSet, ModelShape, read_head_set
 
@@ -102,7 +102,7 @@ def load_model(source: ModelSource, depth: int, *, dtype: str = "auto", device: 
                 revision=source.revision,
                 config=cut_config(source.config, depth),
                 dtype=torch_dtype,
-                attn_implementation="sdpa",
+                attn_implementation="eager",
                 use_safetensors=True,
                 trust_remote_code=False,
             )
@@ -190,6 +190,28 @@ def weights_sha256(path: str) -> str | None:
     for file in files:
         digest.update(file.name.encode() + b"\0" + _file_sha256(file))
     return digest.hexdigest()
+
+
+def use_threads(threads: int) -> None:
+    """Set how many CPU threads torch uses in this process (Ray sets one)."""
+    torch.set_num_threads(threads)
+
+
+@contextmanager
+def out_of_memory_as_error() -> Iterator[None]:
+    """Turn running out of memory into a :class:`ScoreError` of one row (kind ``transient``)."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        # A failed allocation on the CPU is a plain RuntimeError, known by its text only.
+        if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
+            raise
+        raise ScoreError(
+            "oom",
+            f"memory: expected this prompt to fit, and it did not ({_first_line(error)}). "
+            "Run again with fewer actors, shorter candidates or more memory.",
+            stage="score",
+        ) from error
 
 
 def _file_sha256(path: Path) -> bytes:

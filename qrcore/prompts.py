@@ -17,9 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from qrcore.errors import PromptError
 from qrcore.records import Document, Span
 
-_INSTRUCTION: Final = (
-    "Please find information that are relevant to the following query in the paragraphs above."
-)
+_INSTRUCTION: Final = "Please find information that are relevant to the following query in the paragraphs above."
 _SENTINEL: Final = "QRBATCHUSERCONTENT"
 _TEMPLATE_DATE: Final = "26 Jul 2024"
 
@@ -159,9 +157,7 @@ _MARKERS: Final[dict[str, tuple[str, ...]]] = {
 FORMATS: Final[dict[str, PromptFormat]] = {f.name: f for f in (LLAMA3, QWEN2, EMBEDDED, PLAIN)}
 
 
-def resolve_prompt(
-    name: str, tokenizer: PreTrainedTokenizerBase, recorded: PromptFormat | None = None
-) -> PromptFormat:
+def resolve_prompt(name: str, tokenizer: PreTrainedTokenizerBase, recorded: PromptFormat | None = None) -> PromptFormat:
     """The format that ``name`` stands for with this tokenizer.
 
     ``auto``: the head set's ``recorded`` format; else the family format whose every marker is one token of the

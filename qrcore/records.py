@@ -20,12 +20,16 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One candidate. ``score`` is the first stage's, kept for the output and never used in scoring."""
+    """One candidate. ``score`` and ``rank`` are the first stage's; they never enter a score of ours.
+
+    ``rank`` breaks ties and comes back as ``input_rank``; None stands for the place in the list, from 1.
+    """
 
     doc_id: str
     text: str
     title: str | None = None
     score: float | None = None
+    rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,9 @@ def _sum_without_outliers(token_scores: Tensor) -> Tensor:
 
 def rank_documents(request: RankRequest, scores: Sequence[float]) -> tuple[RankedDocument, ...]:
     """Order a request's documents by score, then input rank, then doc_id; each comes back exactly once."""
-    numbered = zip(request.documents, scores, range(1, len(scores) + 1), strict=True)
+    places = range(1, len(request.documents) + 1)
+    input_ranks = [p if d.rank is None else d.rank for d, p in zip(request.documents, places, strict=True)]
+    numbered = zip(request.documents, scores, input_ranks, strict=True)
     ordered = sorted(numbered, key=lambda entry: (-entry[1], entry[2], entry[0].doc_id))
     return tuple(
         RankedDocument(document.doc_id, rank, score, input_rank, document.score)

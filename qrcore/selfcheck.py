@@ -23,7 +23,9 @@ def check_reading(model: LoadedModel, heads: Sequence[Head]) -> float:
     """The largest difference of any attention weight of ``heads``; raises :class:`ModelError` above tolerance."""
     encode = model.tokenizer.encode
     prefix: list[int] = encode(_PROMPT, add_special_tokens=True)
-    suffixes = [Suffix(tuple(ids), Span(0, len(ids))) for ids in (encode(q, add_special_tokens=False) for q in _QUESTIONS)]
+    suffixes = [
+        Suffix(tuple(ids), Span(0, len(ids))) for ids in (encode(q, add_special_tokens=False) for q in _QUESTIONS)
+    ]
     with torch.inference_mode():
         ours = read_attention(model.model, prefix, suffixes, heads)
         theirs = [_eager_attention(model, [*prefix, *suffix.ids], len(prefix), heads) for suffix in suffixes]

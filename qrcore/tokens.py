@@ -8,6 +8,7 @@ newlines) are layout, not control, and stay.
 from __future__ import annotations
 
 import json
+import secrets
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ class PromptEncoder:
         self._special_tokens = special_tokens
         self._tokenizer = _private_copy(tokenizer.backend_tokenizer)
         self._control_ids = _control_ids(self._tokenizer)
+        self._unknown_id = _unknown_id(self._tokenizer)
         self._bos_id = tokenizer.bos_token_id
         self._adds_bos = self._bos_id is not None and tokenizer("")["input_ids"][:1] == [self._bos_id]
 
@@ -65,8 +67,10 @@ class PromptEncoder:
         """Token ids and spans of ``query`` over ``documents`` in this order."""
         rendered = prompt.render(query, documents)
         tokens = self._encode_whole(rendered.text)
-        if self._special_tokens == "text" and self._has_control_tokens(tokens, rendered.content_spans):
-            tokens = self._encode_between_markers(rendered)
+        if self._special_tokens == "text":
+            markers = self._template_markers(rendered)
+            if not _are_the_same(self._control_tokens(tokens, rendered.text), markers):
+                tokens = self._encode_between(markers, rendered.text)
         bos = [self._bos_id] if self._bos_id is not None and (self._adds_bos or prompt.begins_with_bos) else []
         locate = _TokenLocator(tokens.offsets, shift=len(bos))
         return EncodedPrompt(
@@ -80,23 +84,34 @@ class PromptEncoder:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         return _Tokens(encoding.ids, encoding.offsets)
 
-    def _has_control_tokens(self, tokens: _Tokens, contents: Sequence[Span]) -> bool:
-        starts = [span.start for span in contents]
+    def _control_tokens(self, tokens: _Tokens, text: str) -> list[_Marker]:
+        found = []
         for token_id, (start, stop) in zip(tokens.ids, tokens.offsets, strict=True):
-            if token_id in self._control_ids:
-                nearest = bisect_left(starts, stop) - 1
-                if nearest >= 0 and start < contents[nearest].stop:
-                    return True
-        return False
+            if token_id in self._control_ids and not self._stands_for_unknown(token_id, text[start:stop]):
+                found.append(_Marker(token_id, start, stop))
+        return found
 
-    def _encode_between_markers(self, rendered: RenderedPrompt) -> _Tokens:
-        """Encode the text between the template's own markers with a tokenizer that knows no control tokens."""
+    def _stands_for_unknown(self, token_id: int, text: str) -> bool:
+        # The unknown token is an added token too; only its own name in the text makes it a control token.
+        return token_id == self._unknown_id and text.strip() != self._tokenizer.id_to_token(token_id)
+
+    def _template_markers(self, rendered: RenderedPrompt) -> list[_Marker]:
+        """The control tokens of the template's own text, which contents must neither add to nor take from."""
+        markers = []
+        for start, stop in _gaps(rendered.content_spans, len(rendered.text)):
+            gap = rendered.text[start:stop]
+            for marker in self._control_tokens(self._encode_whole(gap), gap):
+                markers.append(_Marker(marker.token_id, start + marker.start, start + marker.stop))
+        return markers
+
+    def _encode_between(self, markers: Sequence[_Marker], text: str) -> _Tokens:
+        """Encode the text between the template's markers with a tokenizer that knows no control tokens."""
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         position = 0
-        for marker in [*self._template_markers(rendered), None]:
-            stop = len(rendered.text) if marker is None else marker.start
-            section = self._encode_section(rendered.text[position:stop], is_first=position == 0)
+        for marker in [*markers, None]:
+            stop = len(text) if marker is None else marker.start
+            section = self._encode_section(text[position:stop], is_first=position == 0)
             ids += section.ids
             offsets += [(start + position, end + position) for start, end in section.offsets]
             if marker is not None:
@@ -104,15 +119,6 @@ class PromptEncoder:
                 offsets.append((marker.start, marker.stop))
                 position = marker.stop
         return _Tokens(ids, offsets)
-
-    def _template_markers(self, rendered: RenderedPrompt) -> list[_Marker]:
-        markers = []
-        for start, stop in _gaps(rendered.content_spans, len(rendered.text)):
-            piece = self._encode_whole(rendered.text[start:stop])
-            for token_id, (left, right) in zip(piece.ids, piece.offsets, strict=True):
-                if token_id in self._control_ids:
-                    markers.append(_Marker(token_id, start + left, start + right))
-        return markers
 
     def _encode_section(self, text: str, *, is_first: bool) -> _Tokens:
         tokenizer = self._plain_first if is_first else self._plain_later
@@ -136,6 +142,14 @@ class _Marker:
     token_id: int
     start: int
     stop: int
+
+
+def _are_the_same(found: Sequence[_Marker], wanted: Sequence[_Marker]) -> bool:
+    """Whether the same control tokens stand at the same places; one may have swallowed white space beside it."""
+    return len(found) == len(wanted) and all(
+        one.token_id == other.token_id and one.start <= other.start and other.stop <= one.stop
+        for one, other in zip(found, wanted, strict=True)
+    )
 
 
 class _TokenLocator:
@@ -178,19 +192,31 @@ def _control_ids(tokenizer: Tokenizer) -> frozenset[int]:
     return frozenset(token_id for token_id, token in added.items() if token.content.strip())
 
 
+def _unknown_id(tokenizer: Tokenizer) -> int | None:
+    """The id that stands for characters outside the vocabulary, if the tokenizer has one."""
+    model = json.loads(tokenizer.to_str())["model"]
+    name = model.get("unk_token")
+    return model.get("unk_id") if name is None else tokenizer.token_to_id(name)
+
+
 def _without_control_tokens(tokenizer: Tokenizer, control_ids: frozenset[int]) -> Tokenizer:
+    """A copy in which control tokens have names that no text contains; every id stays what it was."""
     state = json.loads(tokenizer.to_str())
-    names = {entry["content"] for entry in state["added_tokens"] if entry["id"] in control_ids}
-    state["added_tokens"] = [entry for entry in state["added_tokens"] if entry["id"] not in control_ids]
+    secret = secrets.token_hex(16)  # a name that can be guessed could be written into a document
+    hidden = {}
+    for entry in state["added_tokens"]:
+        if entry["id"] in control_ids:
+            # Renamed, not removed: the tokens that are kept would move to other ids.
+            hidden[entry["content"]] = entry["content"] = f"{secret}{entry['id']}"
+            entry.update(single_word=False, lstrip=False, rstrip=False, normalized=False)
     state["post_processor"] = None
-    _make_unreachable(state["model"], names)
+    _rename(state["model"], hidden)
     return Tokenizer.from_str(json.dumps(state))
 
 
-def _make_unreachable(model: dict[str, Any], names: set[str]) -> None:
+def _rename(model: dict[str, Any], hidden: dict[str, str]) -> None:
     """Rename vocabulary entries that spell a control token, so that no text can produce them; ids stay."""
     vocab = model["vocab"]
-    hidden = {name: f"\0{name}\0" for name in names}
     if model.get("unk_token") in hidden:
         model["unk_token"] = hidden[model["unk_token"]]
     if isinstance(vocab, list):  # Unigram: a list of [piece, score]

@@ -1,0 +1,286 @@
+"""From stored units to the report: everything is added up unit by unit, so no ranking is kept."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import numpy as np
+
+from pipelines.commit import StoredUnit
+from pipelines.labels import Qrels
+from pipelines.measures import DEFAULT_MEASURES, evaluate, paired_bootstrap, reciprocal_rank_fusion
+from pipelines.plan import Plan
+from pipelines.report import model
+
+_EXAMPLES_PER_CODE: Final = 3
+_MOVEMENT_DEPTH: Final = 20
+_BINS: Final = 20
+_BOOTSTRAP_SEED: Final = 20250609
+_SHOWN: Final = 5
+_MEASURE_NAMES: Final = {"ndcg@10": "nDCG@10"}
+_SUMMED: Final = ("rows", "scored", "failed", "uninformative", "prompt_tokens")
+
+#: Looks up query texts: query_id -> (input URI, row) to query_id -> text.
+QueryTexts = Callable[[Mapping[str, tuple[str, int]]], Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What the driver knows of the run beside its units."""
+
+    driver: str
+    output: str
+    started_at: datetime
+    finished_at: datetime
+    resumed: bool
+    write_seconds: Mapping[str, float]
+    qrels_uri: str | None
+
+
+@dataclass(slots=True)
+class _Orders:
+    """Doc ids best first, per judged query."""
+
+    first_stage: dict[str, list[str]] = field(default_factory=dict)
+    reranked: dict[str, list[str]] = field(default_factory=dict)
+    rows: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+
+class ReportBuilder:
+    """Takes stored units one by one in plan order and makes the report at the end."""
+
+    def __init__(self, plan: Plan, qrels: Qrels | None) -> None:
+        self._plan = plan
+        self._qrels = qrels
+        self._orders = _Orders()
+        self._footers: list[dict[str, Any]] = []
+        self._output_bytes = 0
+        self._errors: Counter[tuple[str, str]] = Counter()
+        self._error_examples: dict[str, list[model.ErrorExample]] = defaultdict(list)
+        self._prompt_tokens: list[int] = []
+        self._candidates: list[int] = []
+        self._moves: Counter[tuple[int, int]] = Counter()
+        self._has_first_stage = False
+
+    def add(self, stored: StoredUnit) -> None:
+        """Take one unit's answers in."""
+        self._footers.append(stored.footer)
+        self._output_bytes += stored.entry.size
+        for row in stored.answers.to_pylist():
+            if row["error"] is None:
+                self._add_ranking(row)
+            else:
+                self._add_error(row)
+
+    def _add_error(self, row: Mapping[str, Any]) -> None:
+        error = row["error"]
+        self._errors[(error["code"], error["kind"])] += 1
+        examples = self._error_examples[error["code"]]
+        if len(examples) < _EXAMPLES_PER_CODE:
+            source = model.SourceRow(uri=row["source"]["uri"], row=row["source"]["row"])
+            examples.append(model.ErrorExample(query_id=row["query_id"], source=source, message=error["message"]))
+
+    def _add_ranking(self, row: Mapping[str, Any]) -> None:
+        ranking = row["ranking"]
+        self._prompt_tokens.append(row["prompt_tokens"])
+        self._candidates.append(len(ranking))
+        self._has_first_stage = self._has_first_stage or any(item["input_score"] is not None for item in ranking)
+        for item in ranking:
+            if item["input_rank"] <= _MOVEMENT_DEPTH and item["rank"] <= _MOVEMENT_DEPTH:
+                self._moves[(item["input_rank"], item["rank"])] += 1
+        query_id = row["query_id"]
+        if len(self._orders.rows) < _SHOWN or (self._qrels and query_id in self._qrels):
+            by_input = sorted(ranking, key=lambda item: item["input_rank"])
+            self._orders.first_stage[query_id] = [item["doc_id"] for item in by_input]
+            self._orders.reranked[query_id] = [item["doc_id"] for item in ranking]
+            self._orders.rows[query_id] = (row["source"]["uri"], row["source"]["row"])
+
+    def finish(self, facts: RunFacts, queries: QueryTexts) -> model.RunReport:
+        """The report of everything that was added; ``queries`` looks up the texts of the examples."""
+        totals = {name: sum(footer[name] for footer in self._footers) for name in _SUMMED}
+        return model.RunReport(
+            run=self._run(facts),
+            asked=self._asked(),
+            result=model.Result(
+                rows=totals["rows"],
+                scored=totals["scored"],
+                failed=totals["failed"],
+                uninformative=totals["uninformative"],
+                objects=len(self._footers),
+                output_bytes=self._output_bytes,
+            ),
+            errors=self._error_groups(),
+            throughput=self._throughput(facts, totals),
+            units=tuple(_unit(footer, facts.write_seconds) for footer in self._footers),
+            distributions=model.Distributions(
+                prompt_tokens=_distribution(self._prompt_tokens), candidates=_distribution(self._candidates)
+            ),
+            movement=self._movement(),
+            quality=self._quality(facts.qrels_uri),
+            examples=self._examples(queries),
+            provenance=_provenance(self._plan),
+        )
+
+    def _run(self, facts: RunFacts) -> model.Run:
+        return model.Run(
+            run_id=self._plan.run_id,
+            job=self._plan.job,
+            name=self._plan.name,
+            status="committed",
+            started_at=facts.started_at,
+            finished_at=facts.finished_at,
+            seconds=(facts.finished_at - facts.started_at).total_seconds(),
+            output=facts.output,
+            driver=facts.driver,
+            resumed=facts.resumed,
+        )
+
+    def _asked(self) -> model.Asked:
+        plan = self._plan
+        return model.Asked(
+            inputs=tuple(model.InputFile(uri=f.uri, rows=f.rows, bytes=f.size) for f in plan.files),
+            skipped_files=tuple(model.SkippedFile(uri=f.uri, reason=f.reason) for f in plan.skipped_files),
+            rows=plan.rows,
+            units=len(plan.units),
+            config=plan.config,
+        )
+
+    def _error_groups(self) -> tuple[model.ErrorGroup, ...]:
+        return tuple(
+            model.ErrorGroup(code=code, kind=kind, count=count, examples=tuple(self._error_examples[code]))
+            for (code, kind), count in self._errors.most_common()
+        )
+
+    def _throughput(self, facts: RunFacts, totals: Mapping[str, int]) -> model.Throughput:
+        wall = _wall_seconds(self._footers)
+        return model.Throughput(
+            prompt_tokens=totals["prompt_tokens"],
+            tokens_per_second=totals["prompt_tokens"] / wall if wall else 0.0,
+            rows_per_second=totals["rows"] / wall if wall else 0.0,
+            seconds=model.RunSeconds(
+                read=sum(footer["read_s"] for footer in self._footers),
+                score=sum(footer["score_s"] for footer in self._footers),
+                write=sum(facts.write_seconds.values()),
+                wall=wall,
+            ),
+        )
+
+    def _movement(self) -> model.Movement | None:
+        if not self._moves or not self._has_first_stage:
+            return None
+        depth = max(max(move) for move in self._moves)
+        counts = [[self._moves[(old, new)] for new in range(1, depth + 1)] for old in range(1, depth + 1)]
+        return model.Movement(depth=depth, counts=tuple(tuple(row) for row in counts))
+
+    def _quality(self, qrels_uri: str | None) -> model.Quality | None:
+        if not self._qrels or qrels_uri is None:
+            return None
+        orders = self._orders
+        fused = {q: reciprocal_rank_fusion([orders.first_stage[q], orders.reranked[q]]) for q in orders.reranked}
+        before, after, both = (evaluate(self._qrels, run) for run in (orders.first_stage, orders.reranked, fused))
+        measures = []
+        for name in DEFAULT_MEASURES:
+            difference = paired_bootstrap(after.per_query[name], before.per_query[name], _BOOTSTRAP_SEED)
+            measures.append(
+                model.Measure(
+                    name=_MEASURE_NAMES.get(name, name),
+                    first_stage=before.means[name] if self._has_first_stage else None,
+                    reranked=after.means[name],
+                    fused=both.means[name] if self._has_first_stage else None,
+                    difference=difference.mean if self._has_first_stage else None,
+                    low=difference.low if self._has_first_stage else None,
+                    high=difference.high if self._has_first_stage else None,
+                )
+            )
+        return model.Quality(qrels=qrels_uri, judged_queries=len(self._qrels), measures=tuple(measures))
+
+    def _examples(self, queries: QueryTexts) -> tuple[model.Example, ...]:
+        chosen = self._example_ids()
+        texts = queries({query_id: self._orders.rows[query_id] for query_id in chosen})
+        return tuple(
+            model.Example(
+                query_id=query_id,
+                query=texts[query_id],
+                first_stage=self._places(query_id, self._orders.first_stage) if self._has_first_stage else (),
+                reranked=self._places(query_id, self._orders.reranked),
+            )
+            for query_id in chosen
+        )
+
+    def _example_ids(self) -> list[str]:
+        """The largest gain, the largest loss and the query in the middle; without labels the first three."""
+        if not self._qrels:
+            return list(self._orders.rows)[:3]
+        scored = {q: self._qrels[q] for q in self._orders.rows if q in self._qrels}
+        if not scored:
+            return []
+        before, after = (
+            evaluate(scored, run, ["ndcg@10"]) for run in (self._orders.first_stage, self._orders.reranked)
+        )
+        gains = {q: after.per_query["ndcg@10"][q] - before.per_query["ndcg@10"][q] for q in scored}
+        ranked = sorted(gains, key=lambda q: (-gains[q], q))
+        return list(dict.fromkeys([ranked[0], ranked[len(ranked) // 2], ranked[-1]]))
+
+    def _places(self, query_id: str, orders: Mapping[str, Sequence[str]]) -> tuple[model.RankedDoc, ...]:
+        judged = (self._qrels or {}).get(query_id)
+        return tuple(
+            model.RankedDoc(doc_id=doc_id, relevant=None if judged is None else judged.get(doc_id, 0) > 0)
+            for doc_id in orders[query_id][:_SHOWN]
+        )
+
+
+def _unit(footer: Mapping[str, Any], write_seconds: Mapping[str, float]) -> model.Unit:
+    return model.Unit(
+        unit_id=footer["unit_id"],
+        rows=footer["rows"],
+        failed=footer["failed"],
+        prompt_tokens=footer["prompt_tokens"],
+        seconds=model.StageSeconds(
+            read=footer["read_s"], score=footer["score_s"], write=write_seconds.get(footer["unit_id"], 0.0)
+        ),
+        started_at=footer["started_at"],
+        finished_at=footer["finished_at"],
+        actor_pid=footer["actor_pid"],
+        node=footer["node"],
+    )
+
+
+def _wall_seconds(footers: Sequence[Mapping[str, Any]]) -> float:
+    if not footers:
+        return 0.0
+    starts = [datetime.fromisoformat(footer["started_at"]) for footer in footers]
+    ends = [datetime.fromisoformat(footer["finished_at"]) for footer in footers]
+    return (max(ends) - min(starts)).total_seconds()
+
+
+def _distribution(values: Sequence[int]) -> model.Distribution:
+    if not values:
+        return model.Distribution(p5=None, p50=None, p95=None, max=None, edges=(), counts=())
+    p5, p50, p95 = np.percentile(values, [5, 50, 95])
+    counts, edges = np.histogram(values, bins=min(_BINS, max(1, max(values) - min(values))))
+    return model.Distribution(
+        p5=p5, p50=p50, p95=p95, max=max(values), edges=tuple(edges.tolist()), counts=tuple(counts.tolist())
+    )
+
+
+def _provenance(plan: Plan) -> model.Provenance:
+    facts = plan.provenance
+    packages = dict(facts["packages"])
+    return model.Provenance(
+        code_version=facts["code_version"],
+        source_sha256=facts["source_sha256"],
+        python=packages.pop("python"),
+        packages=packages,
+        model=model.ModelRecord(**facts["model"]),
+        head_set=model.HeadSetRecord(**facts["head_set"]),
+        prompt=model.PromptRecord(name=facts["prompt"]["name"], sha256=facts["prompt"]["sha256"]),
+        settings={"order": plan.order, "max_tokens": facts["max_tokens"], **facts["settings"]},
+        dtype=facts["dtype"],
+        device=facts["device"],
+        config_hash=plan.config_hash,
+        input_hash=plan.input_hash,
+    )

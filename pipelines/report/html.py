@@ -1,0 +1,182 @@
+"""`report.html`: one self-contained page, readable without scripts, network or this package."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.resources import files
+from itertools import zip_longest
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from pipelines.report import charts
+from pipelines.report.model import Distribution, Example, Measure, Movement, RankedDoc, RunReport, Unit
+
+TEMPLATE = "report.html.j2"
+LISTED_UNITS = 500
+LISTED_DOCS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ListRow:
+    """One line of a before/after example: what stood at `rank` before, what stands there now and where it was.
+
+    `was` is the earlier rank, `=` for the same one, `>n` below the n places that the report holds.
+    """
+
+    rank: int
+    before: RankedDoc | None
+    after: RankedDoc | None
+    was: str
+
+
+def render_report(report: RunReport) -> str:
+    """Render the page of one run: HTML with inline CSS and SVG, no script, no request; every text escaped."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "amount": lambda value: f"{value:,}",
+        "bytes": bytes_text,
+        "duration": duration,
+        "moment": moment,
+        "short": charts.short,
+        "setting": setting,
+        "listed": lambda values, sign: "\n".join(f"{name}{sign}{setting(values[name])}" for name in sorted(values)),
+        "extent": extent,
+        "fixed": fixed,
+        "breakable": breakable,
+        "verdict": verdict,
+        "rows": list_rows,
+    }
+    source = files("pipelines.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    return environment.from_string(source).render(
+        report=report,
+        tone=tone(report),
+        charts=draw(report),
+        moved=moved(report.movement) if report.movement else None,
+        listed_units=LISTED_UNITS,
+    )
+
+
+def tone(report: RunReport) -> str:
+    """Colour of the headline: `good` (committed whole), `warn` (committed with gaps) or `bad` (not committed)."""
+    if not report.run.status.startswith("committed"):
+        return "bad"
+    return "warn" if report.result.failed or report.asked.skipped_files else "good"
+
+
+def draw(report: RunReport) -> dict[str, Markup]:
+    """The charts of the report by name; those without data are left out."""
+    spent = report.throughput.seconds
+    stages = {"read": spent.read, "score": spent.score, "write": spent.write, "wall": spent.wall}
+    stage_bars = [charts.Bar(name, seconds, duration(seconds)) for name, seconds in stages.items()]
+    found = {
+        "prompt_tokens": _histogram("Prompt tokens per query", report.distributions.prompt_tokens, "prompt tokens"),
+        "candidates": _histogram("Candidates per query", report.distributions.candidates, "candidates"),
+        "stages": charts.bars("Seconds per stage", stage_bars, "seconds") if any(stages.values()) else None,
+        "timeline": charts.timeline("Units by actor", _spans(report.units)) if report.units else None,
+        "movement": charts.heat_map("Rank movement", report.movement.counts) if report.movement else None,
+    }
+    return {name: chart for name, chart in found.items() if chart is not None}
+
+
+def _histogram(title: str, values: Distribution, axis: str) -> Markup | None:
+    # One single value is said in words: a histogram of it is a full square.
+    if values.p50 is None or values.p95 is None or not values.counts or values.p5 == values.max:
+        return None
+    return charts.histogram(title, values.edges, values.counts, {"median": values.p50, "p95": values.p95}, axis)
+
+
+def extent(values: Distribution) -> str:
+    """The ends of a distribution, to close a caption."""
+    return f"; 5th percentile {charts.short(values.p5 or 0)}, largest {charts.short(values.max or 0)}."
+
+
+def _spans(units: Sequence[Unit]) -> list[charts.Span]:
+    zero = min(unit.started_at for unit in units)
+    several_nodes = len({unit.node for unit in units}) > 1
+    return [_span(unit, zero, several_nodes) for unit in sorted(units, key=lambda unit: unit.started_at)]
+
+
+def _span(unit: Unit, zero: datetime, several_nodes: bool) -> charts.Span:
+    start, end = ((moment - zero).total_seconds() for moment in (unit.started_at, unit.finished_at))
+    failed = f", {unit.failed:,} failed" if unit.failed else ""
+    tip = f"unit {unit.unit_id}: {unit.rows:,} rows{failed}, {duration(end - start)}"
+    # The telling part of a node's name may stand at either end.
+    node = unit.node if len(unit.node) <= 26 else f"{unit.node[:12]}…{unit.node[-12:]}"
+    lane = f"{node} · {unit.actor_pid}" if several_nodes else f"actor {unit.actor_pid}"
+    return charts.Span(lane, start, max(start, end), tip, unit.failed > 0)
+
+
+def moved(movement: Movement) -> dict[str, float]:
+    """Two shares in words: candidates that kept their rank, and first places that stayed with the first candidate."""
+    counts, everything = movement.counts, sum(map(sum, movement.counts))
+    firsts = sum(row[0] for row in counts)
+    kept = sum(counts[rank][rank] for rank in range(movement.depth))
+    return {"kept": kept / (everything or 1), "first": counts[0][0] / (firsts or 1)}
+
+
+def verdict(measure: Measure) -> str:
+    """The paired interval in plain words: the difference is told from zero only where the interval leaves zero out."""
+    if measure.low is None or measure.high is None:
+        return "no interval"
+    if measure.low > 0:
+        return "higher"
+    return "lower" if measure.high < 0 else "not distinguishable"
+
+
+def list_rows(example: Example) -> list[ListRow]:
+    """The first places of both lists side by side."""
+    was = {doc.doc_id: rank for rank, doc in enumerate(example.first_stage, 1)}
+    pairs = zip_longest(example.first_stage[:LISTED_DOCS], example.reranked[:LISTED_DOCS])
+    return [
+        ListRow(rank, before, after, _was(rank, was.get(after.doc_id), len(was)) if after else "")
+        for rank, (before, after) in enumerate(pairs, 1)
+    ]
+
+
+def _was(rank: int, earlier: int | None, held: int) -> str:
+    if earlier is None:
+        return f">{held}"
+    return "=" if earlier == rank else str(earlier)
+
+
+def fixed(value: float | None, sign: str = "") -> str:
+    """A measure to three places with a true minus sign, a dash where it does not exist."""
+    return "—" if value is None else format(value, f"{sign}.3f").replace("-", "\N{MINUS SIGN}")
+
+
+def breakable(name: str) -> Markup:
+    """A long name that may break after its punctuation instead of inside a word."""
+    return Markup("<wbr>").join(re.split(r"(?<=[./_:=-])", name))
+
+
+def setting(value: object) -> str:
+    """A configuration value: strings as they are, everything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 0.42 s, 43.1 s, 12m 30s, 3h 05m."""
+    if seconds < 120:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)}m {int(seconds % 60):02d}s"
+    return f"{int(seconds // 3600):,}h {int(seconds % 3600 // 60):02d}m"
+
+
+def moment(value: datetime) -> str:
+    """A time to the second with its zone."""
+    return f"{value:%Y-%m-%d %H:%M:%S} {value.tzname() or ''}".rstrip()
+
+
+def bytes_text(size: float) -> str:
+    """Bytes in powers of 1024."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
+        size /= 1024
+    return f"{size:,.1f} TiB"

@@ -1,0 +1,279 @@
+"""The records of `report.json`, schema 1.0. Minor versions only add fields that may be missing.
+
+Counts are numbers of rows unless the field says otherwise, `seconds` are seconds, `tokens` are tokens of the model's
+own tokenizer, ranks start at 1. Times are ISO-8601 with a time zone. A value that does not exist is null, never NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Run(_Record):
+    """Which run this is and how it ended."""
+
+    run_id: str = Field(description="<name>-<12 hex>, from the configuration and the input")
+    job: str = Field(description="job of the command line, e.g. rerank")
+    name: str = Field(description="name given by the user, by default the job")
+    status: str = Field(description="committed, or the state in which the run stopped")
+    started_at: AwareDatetime = Field(description="start of this driver")
+    finished_at: AwareDatetime = Field(description="end of the last unit's write, seen by this driver")
+    seconds: Seconds = Field(description="wall seconds of this driver")
+    output: str = Field(description="URI of the run's folder")
+    driver: str = Field(description="uuid of the driver that wrote this report")
+    resumed: bool = Field(description="true where earlier drivers had already finished units of this run")
+
+
+class InputFile(_Record):
+    """One input shard as planned."""
+
+    uri: str = Field(description="URI of the Parquet file")
+    rows: Count = Field(description="rows in the file")
+    bytes: Count = Field(description="bytes of the stored file")
+
+
+class SkippedFile(_Record):
+    """One input file that was left out."""
+
+    uri: str = Field(description="URI of the file")
+    reason: str = Field(description="why it was left out")
+
+
+class Asked(_Record):
+    """What the run was asked to do."""
+
+    inputs: tuple[InputFile, ...] = Field(description="input shards, in plan order")
+    skipped_files: tuple[SkippedFile, ...] = Field(description="files left out of the plan")
+    rows: Count = Field(description="rows planned")
+    units: Count = Field(description="units planned")
+    config: Mapping[str, JsonValue] = Field(description="resolved configuration: dotted key to value")
+
+
+class Result(_Record):
+    """What came out: rows = scored + failed."""
+
+    rows: Count = Field(description="rows written")
+    scored: Count = Field(description="rows with a ranking")
+    failed: Count = Field(description="rows with an error instead of a ranking")
+    uninformative: Count = Field(description="scored rows whose query equals the null query; left in input order")
+    objects: Count = Field(description="Parquet objects written")
+    output_bytes: Count = Field(description="bytes of these objects")
+
+    @model_validator(mode="after")
+    def _balance(self) -> Self:
+        if self.rows != self.scored + self.failed:
+            raise ValueError(f"expected rows = scored + failed, got {self.rows} = {self.scored} + {self.failed}")
+        return self
+
+
+class SourceRow(_Record):
+    """The identity of an input row, even where `query_id` is null or doubled."""
+
+    uri: str = Field(description="URI of the input file")
+    row: Count = Field(description="row number in the file, from 0")
+
+
+class ErrorExample(_Record):
+    """One failed row."""
+
+    query_id: str | None = Field(description="query id, null where the row has none")
+    source: SourceRow = Field(description="where the row stands in the input")
+    message: str = Field(description="what was expected, what came, what to do")
+
+
+class ErrorGroup(_Record):
+    """All failed rows of one error code."""
+
+    code: str = Field(description="error code")
+    kind: str = Field(description="input (permanent) or transient")
+    count: Count = Field(description="rows with this code")
+    examples: tuple[ErrorExample, ...] = Field(description="the first few of them")
+
+
+class StageSeconds(_Record):
+    """Seconds per stage, summed over the units (stages of different units overlap)."""
+
+    read: Seconds = Field(description="seconds of reading, checking and tokenising")
+    score: Seconds = Field(description="seconds in the scoring actors")
+    write: Seconds = Field(description="seconds of serialising and storing")
+
+
+class RunSeconds(StageSeconds):
+    """Stage seconds and the wall clock."""
+
+    wall: Seconds = Field(description="wall seconds from the first unit's start to the last unit's end")
+
+
+class Throughput(_Record):
+    """How fast the run was."""
+
+    prompt_tokens: Count = Field(description="tokens run through the model")
+    tokens_per_second: float = Field(ge=0, description="prompt tokens per wall second")
+    rows_per_second: float = Field(ge=0, description="rows per wall second")
+    seconds: RunSeconds = Field(description="seconds per stage and in all")
+
+
+class Unit(_Record):
+    """One unit of work: retried and committed as a whole."""
+
+    unit_id: str = Field(description="hash of configuration, input file and row range")
+    rows: Count = Field(description="rows of the unit")
+    failed: Count = Field(description="of these, rows with an error")
+    prompt_tokens: Count = Field(description="tokens run through the model")
+    seconds: StageSeconds = Field(description="seconds per stage")
+    started_at: AwareDatetime = Field(description="start of the read")
+    finished_at: AwareDatetime = Field(description="end of the write")
+    actor_pid: int = Field(description="process id of the scoring actor")
+    node: str = Field(description="node of the scoring actor")
+
+
+class Distribution(_Record):
+    """A histogram with its percentiles; percentiles are null and the lists empty where nothing was measured."""
+
+    p5: float | None = Field(description="5th percentile")
+    p50: float | None = Field(description="median")
+    p95: float | None = Field(description="95th percentile")
+    max: float | None = Field(description="largest value")
+    edges: tuple[float, ...] = Field(description="bin edges, ascending, one more than counts")
+    counts: tuple[Count, ...] = Field(description="rows per bin")
+
+    @model_validator(mode="after")
+    def _shape(self) -> Self:
+        if len(self.edges) != (len(self.counts) + 1 if self.counts else 0):
+            raise ValueError(f"expected one more edge than counts, got {len(self.edges)} and {len(self.counts)}")
+        if any(low > high for low, high in pairwise(self.edges)):
+            raise ValueError(f"expected ascending edges, got {self.edges}")
+        return self
+
+
+class Distributions(_Record):
+    """Distributions over the scored rows."""
+
+    prompt_tokens: Distribution = Field(description="tokens per row")
+    candidates: Distribution = Field(description="candidates per row")
+
+
+class Movement(_Record):
+    """Where the candidates of each input rank went."""
+
+    depth: int = Field(ge=1, description="ranks counted, d")
+    counts: tuple[tuple[Count, ...], ...] = Field(description="d x d; row: input rank 1..d, column: new rank 1..d")
+
+    @model_validator(mode="after")
+    def _square(self) -> Self:
+        shape = [len(row) for row in self.counts]
+        if shape != [self.depth] * self.depth:
+            raise ValueError(f"expected {self.depth} rows of {self.depth} counts, got rows of {shape}")
+        return self
+
+
+class Measure(_Record):
+    """One retrieval measure, averaged over the judged queries; larger is better."""
+
+    name: str = Field(description="trec_eval name, e.g. nDCG@10")
+    first_stage: float | None = Field(description="value of the input order")
+    reranked: float = Field(description="value of the new order")
+    fused: float | None = Field(description="value of both orders fused")
+    difference: float | None = Field(description="reranked - first_stage")
+    low: float | None = Field(description="lower end of the difference's 95 % paired bootstrap interval")
+    high: float | None = Field(description="upper end of the same interval")
+
+
+class Quality(_Record):
+    """Measures against judgements."""
+
+    qrels: str = Field(description="URI of the judgements")
+    judged_queries: Count = Field(description="queries with at least one judgement")
+    measures: tuple[Measure, ...] = Field(description="measures, the most important first")
+
+
+class RankedDoc(_Record):
+    """One place of a list."""
+
+    doc_id: str = Field(description="document id")
+    relevant: bool | None = Field(description="judged relevant, judged not relevant, or null: not judged")
+
+
+class Example(_Record):
+    """One query before and after."""
+
+    query_id: str = Field(description="query id")
+    query: str = Field(description="query text")
+    first_stage: tuple[RankedDoc, ...] = Field(description="input order, empty without a first stage")
+    reranked: tuple[RankedDoc, ...] = Field(description="new order")
+
+
+class ModelRecord(_Record):
+    """The model that scored."""
+
+    id: str = Field(description="id or path")
+    revision: str | None = Field(description="revision of the checkpoint")
+    weights_sha256: str = Field(description="sha256 of the weights")
+    layers: Count = Field(description="layers of the checkpoint")
+    kept_layers: Count = Field(description="layers loaded: down to the deepest head")
+
+
+class HeadSetRecord(_Record):
+    """The heads that scored."""
+
+    id: str = Field(description="id of the head set")
+    heads: tuple[str, ...] = Field(description="heads as layer-head")
+
+
+class PromptRecord(_Record):
+    """The prompt format."""
+
+    name: str = Field(description="name of the format")
+    sha256: str = Field(description="sha256 of its rendered parts")
+
+
+class Provenance(_Record):
+    """What is needed to run this again."""
+
+    code_version: str = Field(description="version of qrbatch")
+    source_sha256: str = Field(description="sha256 of the installed sources")
+    python: str = Field(description="version of Python")
+    packages: Mapping[str, str] = Field(description="installed versions of the packages that matter")
+    model: ModelRecord = Field(description="model")
+    head_set: HeadSetRecord = Field(description="head set")
+    prompt: PromptRecord = Field(description="prompt format")
+    settings: Mapping[str, JsonValue] = Field(description="settings of the method")
+    dtype: str = Field(description="dtype of the weights in memory")
+    device: str = Field(description="device of the actors")
+    config_hash: str = Field(description="hash of everything that can change the output")
+    input_hash: str = Field(description="hash of the input list")
+
+
+class RunReport(_Record):
+    """Everything `report.json` says about one run."""
+
+    schema_version: Literal["1.0"] = Field(default="1.0", description="version of this schema")
+    run: Run = Field(description="which run")
+    asked: Asked = Field(description="what was asked")
+    result: Result = Field(description="what came out")
+    errors: tuple[ErrorGroup, ...] = Field(description="failed rows by code, most frequent first")
+    throughput: Throughput = Field(description="how fast")
+    units: tuple[Unit, ...] = Field(description="every unit of the run")
+    distributions: Distributions = Field(description="per-row distributions")
+    movement: Movement | None = Field(description="rank movement, null without a first stage")
+    quality: Quality | None = Field(description="measures, null without judgements")
+    examples: tuple[Example, ...] = Field(description="a few queries before and after")
+    provenance: Provenance = Field(description="how to get this again")
+
+    @model_validator(mode="after")
+    def _every_failure_has_a_code(self) -> Self:
+        coded = sum(group.count for group in self.errors)
+        if coded != self.result.failed:
+            raise ValueError(f"expected {self.result.failed} failed rows over all error codes, got {coded}")
+        return self

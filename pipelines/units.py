@@ -1,0 +1,30 @@
+"""A unit of work on its way through the stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UnitRows:
+    """Input rows of one unit, where they come from, and which repeat an earlier ``query_id``."""
+
+    table: pa.Table
+    uri: str
+    first_row: int
+    duplicates: frozenset[int]
+
+
+def to_ipc(table: pa.Table) -> bytes:
+    """A table as an Arrow IPC stream: nested columns stay what they are between stages."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def from_ipc(data: bytes) -> pa.Table:
+    """The table of an Arrow IPC stream, without copying."""
+    return pa.ipc.open_stream(pa.py_buffer(data)).read_all()
