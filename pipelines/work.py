@@ -64,7 +64,7 @@ def do_units(
     scored = read.map(
         cast("Any", _ScoreUnit),  # Ray accepts a class here; its annotations know functions only
         fn_constructor_kwargs={"settings": scorer, "schema": plan.output_schema},
-        compute=ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=2),
+        compute=ActorPoolStrategy(size=min(pool.actors, len(todo)), max_tasks_in_flight_per_actor=2),
         num_cpus=pool.cpus_per_actor,
         num_gpus=pool.gpus_per_actor,
     )

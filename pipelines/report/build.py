@@ -17,10 +17,10 @@ from pipelines.plan import Plan
 from pipelines.report import model
 
 _EXAMPLES_PER_CODE: Final = 3
+_EXAMPLES_WITHOUT_LABELS: Final = 3
 _MOVEMENT_DEPTH: Final = 20
 _BINS: Final = 20
 _BOOTSTRAP_SEED: Final = 20250609
-_SHOWN: Final = 5
 _MEASURE_NAMES: Final = {"ndcg@10": "nDCG@10"}
 _SUMMED: Final = ("rows", "scored", "failed", "uninformative", "prompt_tokens")
 
@@ -93,7 +93,7 @@ class ReportBuilder:
             if item["input_rank"] <= _MOVEMENT_DEPTH and item["rank"] <= _MOVEMENT_DEPTH:
                 self._moves[(item["input_rank"], item["rank"])] += 1
         query_id = row["query_id"]
-        if len(self._orders.rows) < _SHOWN or (self._qrels and query_id in self._qrels):
+        if len(self._orders.rows) < _EXAMPLES_WITHOUT_LABELS or (self._qrels and query_id in self._qrels):
             by_input = sorted(ranking, key=lambda item: item["input_rank"])
             self._orders.first_stage[query_id] = [item["doc_id"] for item in by_input]
             self._orders.reranked[query_id] = [item["doc_id"] for item in ranking]
@@ -214,7 +214,7 @@ class ReportBuilder:
     def _example_ids(self) -> list[str]:
         """The largest gain, the largest loss and the query in the middle; without labels the first three."""
         if not self._qrels:
-            return list(self._orders.rows)[:3]
+            return list(self._orders.rows)[:_EXAMPLES_WITHOUT_LABELS]
         scored = {q: self._qrels[q] for q in self._orders.rows if q in self._qrels}
         if not scored:
             return []
@@ -226,10 +226,10 @@ class ReportBuilder:
         return list(dict.fromkeys([ranked[0], ranked[len(ranked) // 2], ranked[-1]]))
 
     def _places(self, query_id: str, orders: Mapping[str, Sequence[str]]) -> tuple[model.RankedDoc, ...]:
-        judged = (self._qrels or {}).get(query_id)
+        judged = (self._qrels or {}).get(query_id, {})
         return tuple(
-            model.RankedDoc(doc_id=doc_id, relevant=None if judged is None else judged.get(doc_id, 0) > 0)
-            for doc_id in orders[query_id][:_SHOWN]
+            model.RankedDoc(doc_id=doc_id, relevant=judged[doc_id] > 0 if doc_id in judged else None)
+            for doc_id in orders[query_id]
         )
 
 

@@ -1,0 +1,58 @@
+# Everything starts from a bare machine with Python 3.11: each target makes its own environment first.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Torch's thread pools fight when several processes share two cores; Ray's actors set their own number.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help venv demo test test-slow check format bench study train lock
+
+help:
+	@echo "make demo       re-rank real documentation with the embedded model, and print what came out"
+	@echo "make test       the test suite"
+	@echo "make check      format, lint, types, import borders"
+	@echo "make test-slow  tests that take minutes"
+	@echo "make bench      benchmarks    make study  quality of the embedded model on real collections"
+	@echo "make train      train the embedded model again (about an hour on two cores)"
+	@echo "make venv       only the environment    make lock  write infra/constraints.txt anew"
+
+venv: $(STAMP)
+
+# Torch has a step of its own: its builds differ by platform, so it is pinned by version and nothing else.
+$(STAMP): pyproject.toml infra/constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' infra/constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c infra/constraints.txt setuptools
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c infra/constraints.txt \
+		-e '.[test,check]'
+	touch $(STAMP)
+
+demo: venv
+	$(BIN)/qrbatch demo --output demo-output
+
+test: venv
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: venv
+	$(BIN)/python -m pytest -q -m slow
+
+check: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: venv
+	$(BIN)/python -m tests.benchmarks.scoring
+
+study: venv
+	$(BIN)/python -m tests.benchmarks.embedded_quality
+
+lock: venv
+	{ echo "# Exact versions of everything that make venv installs (Python 3.11, Linux). Written by: make lock"; \
+	  $(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+cpu$$//'; } > infra/constraints.txt

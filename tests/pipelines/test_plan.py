@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.inputs import FileSurvey, list_inputs, read_rows, survey_file
+from pipelines.plan import Plan, cut_units, encode_schema, store_plan, usable_surveys
+from pipelines.schemas import INPUT_SCHEMA, ranking_schema
+from pipelines.storage import FileInfo, Storage, StorageOptions
+from qrcore.errors import InputError, PlanConflictError, RunError
+from tests.shards import row, write_shard
+
+OPTIONS = StorageOptions()
+
+
+def _survey(path: Path) -> FileSurvey:
+    return survey_file(Storage(str(path)).info(str(path)), OPTIONS)
+
+
+def test_a_survey_counts_decoded_bytes_of_query_and_texts(tmp_path: Path) -> None:
+    rows = [
+        row("a", query="four", candidates=[{"doc_id": "d", "text": "zwölf"}]),
+        row("b", query=None, candidates=None),
+    ]
+    rows.append(row("c", query="q", candidates=[{"doc_id": "d", "text": None}, None]))
+    survey = _survey(write_shard(tmp_path / "x.parquet", rows))
+    assert survey.problem == ""
+    assert survey.row_bytes.tolist() == [4 + 6, 0, 1]
+    assert not survey.has_first_stage
+
+
+def test_a_small_file_may_decode_to_much(tmp_path: Path) -> None:
+    rows = [row(str(i), candidates=[{"doc_id": "d", "text": "word " * 20_000}]) for i in range(20)]
+    path = write_shard(tmp_path / "x.parquet", rows)
+    survey = _survey(path)
+    assert survey.row_bytes.sum() > 20 * path.stat().st_size
+    assert len(cut_units([survey], "c", max_bytes=300_000, max_rows=1000)) == 10
+
+
+@pytest.mark.parametrize("column", ["score", "rank"])
+def test_first_stage_is_seen_by_score_or_rank(tmp_path: Path, column: str) -> None:
+    listed: list[dict[str, Any]] = [{"doc_id": "d", "text": "t", column: 1}]
+    assert _survey(write_shard(tmp_path / "x.parquet", [row("a", candidates=listed)])).has_first_stage
+
+
+def test_unreadable_files_are_named_together_or_skipped(tmp_path: Path) -> None:
+    good = write_shard(tmp_path / "good.parquet", [row("a")])
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 but not really")
+    pq.write_table(pa.table({"query_id": [1]}), tmp_path / "wrong.parquet")
+    surveys = [_survey(path) for path in (good, tmp_path / "broken.parquet", tmp_path / "wrong.parquet")]
+    with pytest.raises(InputError, match=r"(?s)2 of 3.*broken.parquet.*wrong.parquet"):
+        usable_surveys(surveys, skip_bad_files=False)
+    usable, skipped = usable_surveys(surveys, skip_bad_files=True)
+    assert [s.file.uri for s in usable] == [str(good)]
+    assert [Path(s.uri).name for s in skipped] == ["broken.parquet", "wrong.parquet"]
+    assert "int64, expected string" in skipped[1].reason
+
+
+@given(
+    sizes=st.lists(st.integers(0, 50), max_size=40),
+    max_bytes=st.integers(1, 60),
+    max_rows=st.integers(1, 10),
+)
+def test_units_cover_every_row_once_within_limits(sizes: list[int], max_bytes: int, max_rows: int) -> None:
+    import numpy as np
+
+    survey = FileSurvey(
+        FileInfo("f", 1, "e"),
+        INPUT_SCHEMA,
+        np.array(sizes, dtype=np.int64),
+        [bytes([i]) for i in range(len(sizes))],
+        False,
+    )
+    units = cut_units([survey], "c", max_bytes, max_rows)
+    assert [i for unit in units for i in range(unit.start, unit.stop)] == list(range(len(sizes)))
+    for unit in units:
+        assert unit.rows <= max_rows
+        assert unit.rows == 1 or sum(sizes[unit.start : unit.stop]) <= max_bytes
+    assert len({unit.unit_id for unit in units}) == len(units)
+
+
+def test_repeated_query_ids_are_marked_after_the_first_across_files(tmp_path: Path) -> None:
+    one = _survey(write_shard(tmp_path / "1.parquet", [row("a"), row("b"), row("a"), row(None)]))
+    two = _survey(write_shard(tmp_path / "2.parquet", [row(None), row("b"), row("c")]))
+    units = cut_units([one, two], "c", 10**9, max_rows=2)
+    marked = [(unit.file, duplicate) for unit in units for duplicate in unit.duplicates]
+    assert marked == [(0, 2), (1, 1)]
+
+
+def test_unit_ids_depend_on_settings_file_and_range(tmp_path: Path) -> None:
+    survey = _survey(write_shard(tmp_path / "1.parquet", [row("a"), row("b")]))
+    one = cut_units([survey], "c", 10**9, 1)
+    assert one == cut_units([survey], "c", 10**9, 1)
+    assert {u.unit_id for u in one}.isdisjoint(u.unit_id for u in cut_units([survey], "other", 10**9, 1))
+
+
+def test_rows_are_read_from_any_range_and_row_group(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    table = pa.Table.from_pylist([row(str(i)) for i in range(10)], schema=INPUT_SCHEMA)
+    pq.write_table(table, path, row_group_size=3)
+    info = Storage(str(path)).info(str(path))
+    for start in range(10):
+        for stop in range(start + 1, 11):
+            read = read_rows(info, start, stop, ["query_id", "not_there"], OPTIONS)
+            assert read["query_id"].to_pylist() == [str(i) for i in range(start, stop)]
+
+
+def test_a_file_that_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "x.parquet", [row("a")])
+    info = Storage(str(path)).info(str(path))
+    write_shard(path, [row("a"), row("b")])
+    with pytest.raises(RunError, match="has changed"):
+        read_rows(info, 0, 1, ["query_id"], OPTIONS)
+
+
+def test_inputs_are_files_folders_and_committed_runs(tmp_path: Path) -> None:
+    one = write_shard(tmp_path / "in" / "1.parquet", [row("a")])
+    two = write_shard(tmp_path / "in" / "deep" / "2.parquet", [row("b")])
+    write_shard(tmp_path / "in" / "_old" / "3.parquet", [row("c")])
+    assert [f.uri for f in list_inputs([str(one)], OPTIONS)] == [str(one)]
+    assert [f.uri for f in list_inputs([str(tmp_path / "in"), str(one)], OPTIONS)] == [str(one), str(two)]
+    with pytest.raises(InputError, match="found none"):
+        list_inputs([str(tmp_path / "nothing")], OPTIONS)
+    write_shard(tmp_path / "run" / "data" / "u.parquet", [row("a")])
+    write_shard(tmp_path / "run" / "data" / "stray.parquet", [row("x")])
+    (tmp_path / "run" / "_plan.json").write_text("{}")
+    with pytest.raises(InputError, match="without a manifest"):
+        list_inputs([str(tmp_path / "run")], OPTIONS)
+    (tmp_path / "run" / "_manifest.json").write_text('{"objects": [{"path": "data/u.parquet"}]}')
+    assert [Path(f.uri).name for f in list_inputs([str(tmp_path / "run")], OPTIONS)] == ["u.parquet"]
+
+
+def _plan(**changes: Any) -> Plan:
+    values: dict[str, Any] = {
+        "run_id": "r-1",
+        "job": "rerank",
+        "name": "r",
+        "config_hash": "c",
+        "input_hash": "i",
+        "config": {},
+        "provenance": {},
+        "order": "as_given",
+        "files": (),
+        "skipped_files": (),
+        "units": (),
+        "schema_ipc": encode_schema(ranking_schema([pa.field("lang", pa.string())])),
+    }
+    return Plan(**{**values, **changes})
+
+
+def test_the_first_plan_counts_and_another_one_is_a_conflict(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    first = store_plan(storage, str(tmp_path), _plan())
+    assert store_plan(storage, str(tmp_path), _plan(order="reversed")) == first
+    assert first.carried == ("lang",)
+    with pytest.raises(PlanConflictError, match="not"):
+        store_plan(storage, str(tmp_path), _plan(config_hash="other"))

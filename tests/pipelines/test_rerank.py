@@ -1,0 +1,419 @@
+"""A real run on a real local Ray, over several shards with two actors."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import s3fs
+
+from jobs.config import RerankConfig
+from jobs.rerank import pipeline_settings
+from jobs.settings import merge, validate
+from pipelines import commit
+from pipelines.commit import manifest_rows
+from pipelines.plan import Plan
+from pipelines.rerank import RerankSettings, RunResult, run
+from pipelines.schemas import INPUT_SCHEMA, QRELS_SCHEMA
+from pipelines.storage import Storage
+from qrcore import Document, load_scorer
+from qrcore.errors import ConfigError, HeadSetError, IncompleteRunError, InputError, RunError
+from tests.services import SECRET
+from tests.shards import HEADS, MODEL, candidates, row, write_shard
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+class Recorder:
+    """An observer that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.plan: Plan | None = None
+        self.done_before = -1
+        self.footers: list[dict[str, Any]] = []
+
+    def stage(self, message: str) -> None: ...
+
+    def planned(self, plan: Plan, done: int) -> None:
+        self.plan, self.done_before = plan, done
+
+    def unit_done(self, footer: dict[str, Any]) -> None:
+        self.footers.append(footer)
+
+
+def settings_for(inputs: str, output: str, **changes: Any) -> RerankSettings:
+    base = {
+        "input": {"uris": [inputs]},
+        "output": {"uri": output},
+        "model": {"id": MODEL, "heads": HEADS},
+        "units": {"max_rows": 2},
+        "actors": {"count": 1},
+    }
+    return pipeline_settings(validate(RerankConfig, merge(base, changes)))
+
+
+def finish(settings: RerankSettings) -> tuple[RunResult, Recorder]:
+    recorder = Recorder()
+    return run(settings, recorder), recorder
+
+
+def rows_of(result: RunResult) -> list[dict[str, Any]]:
+    return list(manifest_rows(result.run_uri))
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("shards")
+    for shard in range(3):
+        write_shard(folder / f"part-{shard}.parquet", [row(f"q{shard}{i}") for i in range(4)])
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def committed(shards: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[RerankSettings, RunResult, Recorder]:
+    settings = settings_for(shards, str(tmp_path_factory.mktemp("output")), actors={"count": 2})
+    return (settings, *finish(settings))
+
+
+def test_every_row_comes_out_once_in_input_order(committed: tuple[RerankSettings, RunResult, Recorder]) -> None:
+    _, result, _ = committed
+    rows = rows_of(result)
+    assert [r["query_id"] for r in rows] == [f"q{shard}{i}" for shard in range(3) for i in range(4)]
+    assert [(Path(r["source"]["uri"]).name, r["source"]["row"]) for r in rows] == [
+        (f"part-{shard}.parquet", i) for shard in range(3) for i in range(4)
+    ]
+    assert (result.manifest.rows, result.manifest.scored, result.manifest.failed) == (12, 12, 0)
+
+
+def test_rankings_are_those_of_the_scorer_with_the_best_document_last(
+    committed: tuple[RerankSettings, RunResult, Recorder],
+) -> None:
+    scorer = load_scorer(MODEL, heads=HEADS, order="reversed")
+    for out in rows_of(committed[1])[:3]:
+        given = row(out["query_id"])
+        documents = [Document(c["doc_id"], c["text"], c["title"], c["score"], c["rank"]) for c in given["candidates"]]
+        expected = scorer.rank(given["query"], documents)
+        assert out["prompt_tokens"] == expected.prompt_tokens
+        for got, want in zip(out["ranking"], expected.documents, strict=True):
+            assert (got["doc_id"], got["rank"], got["input_rank"]) == (want.doc_id, want.rank, want.input_rank)
+            assert got["score"] == pytest.approx(want.score, abs=1e-6)
+            assert got["input_score"] == want.input_score
+            assert got["round"] == 1
+
+
+def test_two_actors_shared_the_work_outside_the_driver(committed: tuple[RerankSettings, RunResult, Recorder]) -> None:
+    _, result, _ = committed
+    footers = [_footer(result, entry.path) for entry in result.manifest.objects]
+    pids = {footer["actor_pid"] for footer in footers}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+    assert sum(footer["rows"] for footer in footers) == 12
+
+
+def _footer(result: RunResult, path: str) -> dict[str, Any]:
+    metadata = pq.read_schema(f"{result.run_uri}/{path}").metadata
+    assert json.loads(metadata[b"qrbatch.provenance"])["model"]["id"] == MODEL
+    assert metadata[b"qrbatch.schema_version"] == b"1.0"
+    footer: dict[str, Any] = json.loads(metadata[b"qrbatch.unit"])
+    return footer
+
+
+def test_the_manifest_tells_where_everything_came_from(committed: tuple[RerankSettings, RunResult, Recorder]) -> None:
+    settings, result, recorder = committed
+    manifest = json.loads(Path(result.run_uri, "_manifest.json").read_text())
+    assert manifest["provenance"]["head_set"]["heads"] == HEADS.split(",")
+    assert manifest["provenance"]["prompt"]["name"] == "qrhead-llama3"
+    assert manifest["provenance"]["model"]["kept_layers"] == 3
+    assert {"torch", "ray", "transformers", "python"} <= manifest["provenance"]["packages"].keys()
+    assert manifest["config_hash"] == recorder.plan.config_hash  # type: ignore[union-attr]
+    latest = json.loads(Path(settings.output, "rerank.latest.json").read_text())
+    assert latest["manifest"] == f"{manifest['run_id']}/_manifest.json"
+    assert all(Path(result.run_uri, path).stat().st_size >= 0 for path in manifest["side_files"])
+
+
+def test_the_report_adds_up(committed: tuple[RerankSettings, RunResult, Recorder]) -> None:
+    _, result, _ = committed
+    report = json.loads(_side_file(result, "report.json"))
+    assert report["result"]["rows"] == report["result"]["scored"] == report["asked"]["rows"] == 12
+    assert report["throughput"]["prompt_tokens"] == sum(r["prompt_tokens"] for r in rows_of(result))
+    assert sum(map(sum, report["movement"]["counts"])) == 12 * 4
+    assert sum(report["distributions"]["candidates"]["counts"]) == 12
+    assert "<svg" in _side_file(result, "report.html")
+
+
+def _side_file(result: RunResult, name: str) -> str:
+    path = next(path for path in result.manifest.side_files if path.endswith(name))
+    return Path(result.run_uri, path).read_text()
+
+
+def test_a_second_run_finds_the_commit_and_does_nothing(committed: tuple[RerankSettings, RunResult, Recorder]) -> None:
+    settings, first, _ = committed
+    again, recorder = finish(settings)
+    assert again.already_committed
+    assert again.manifest == first.manifest
+    assert recorder.footers == []
+
+
+def test_settings_that_cannot_change_the_output_do_not_change_the_run(
+    committed: tuple[RerankSettings, RunResult, Recorder], shards: str
+) -> None:
+    settings, first, _ = committed
+    same = settings_for(shards, settings.output, actors={"count": 3, "threads": 2}, units={"max_rows": 1})
+    assert finish(same)[0].run_uri == first.run_uri
+
+
+def test_missing_units_are_done_and_finished_ones_left_alone(shards: str, tmp_path: Path) -> None:
+    settings = settings_for(shards, str(tmp_path))
+    first, _ = finish(settings)
+    before = {path.name: path.stat().st_mtime_ns for path in Path(first.run_uri, "data").iterdir()}
+    Path(first.run_uri, "_manifest.json").unlink()
+    lost = sorted(before)[:2]
+    for name in lost:
+        Path(first.run_uri, "data", name).unlink()
+    second, recorder = finish(settings)
+    assert not second.already_committed
+    assert recorder.done_before == len(before) - 2
+    assert sorted(footer["unit_id"] for footer in recorder.footers) == [name.removesuffix(".parquet") for name in lost]
+    after = {path.name: path.stat().st_mtime_ns for path in Path(second.run_uri, "data").iterdir()}
+    assert {n: t for n, t in after.items() if n not in lost} == {n: t for n, t in before.items() if n not in lost}
+    assert json.loads(_side_file(second, "report.json"))["run"]["resumed"] is True
+
+
+def test_a_resume_keeps_the_stored_plan(shards: str, tmp_path: Path) -> None:
+    first, recorder = finish(settings_for(shards, str(tmp_path)))
+    Path(first.run_uri, "_manifest.json").unlink()
+    second, again = finish(settings_for(shards, str(tmp_path), units={"max_rows": 1}))
+    assert again.plan == recorder.plan
+    assert [o.path for o in second.manifest.objects] == [o.path for o in first.manifest.objects]
+
+
+BAD_ROWS: list[tuple[str, dict[str, Any]]] = [
+    ("null_query_id", row(None)),
+    ("duplicate_query_id", row("good")),
+    ("null_query", row("b1", query=None)),
+    ("empty_query", row("b2", query=" \n\t")),
+    ("null_candidates", row("b3", candidates=None)),
+    ("no_candidates", row("b4", candidates=[])),
+    ("null_candidate", row("b5", candidates=[*candidates(2), None])),
+    ("null_doc_id", row("b6", candidates=[{"doc_id": None, "text": "x"}])),
+    ("null_text", row("b7", candidates=[{"doc_id": "d", "text": None}])),
+    ("duplicate_doc_id", row("b8", candidates=[{"doc_id": "d", "text": "x"}, {"doc_id": "d", "text": "y"}])),
+    ("context_too_long", row("b9", candidates=[{"doc_id": "d", "text": "many words " * 80_000}])),
+]
+
+
+@pytest.fixture(scope="module")
+def with_bad_rows(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    folder = tmp_path_factory.mktemp("bad")
+    rows = [row("good"), *(bad for _, bad in BAD_ROWS), row("n/a", query="N/A")]
+    odd = [{"doc_id": "é\u0301", "title": "", "text": ""}, {"doc_id": "b", "title": "<|eot_id|>", "text": "😀 東京"}]
+    rows.append(row("odd", query="où est le café ?", candidates=odd))
+    write_shard(folder / "in" / "rows.parquet", rows)
+    return finish(settings_for(str(folder / "in"), str(folder / "out"), units={"max_rows": 5}))[0]
+
+
+def test_bad_rows_come_out_with_their_reason_and_good_ones_scored(with_bad_rows: RunResult) -> None:
+    rows = rows_of(with_bad_rows)
+    assert len(rows) == len(BAD_ROWS) + 3
+    errors = [r["error"] and r["error"]["code"] for r in rows]
+    assert errors == [None, *(code for code, _ in BAD_ROWS), None, None]
+    for out in rows:
+        assert (out["ranking"] is None) == (out["error"] is not None)
+    assert [r["source"]["row"] for r in rows] == list(range(len(rows)))
+    assert {r["error"]["kind"] for r in rows if r["error"]} == {"input"}
+    assert (with_bad_rows.manifest.scored, with_bad_rows.manifest.failed) == (3, len(BAD_ROWS))
+
+
+def test_odd_texts_keep_every_candidate(with_bad_rows: RunResult) -> None:
+    odd = rows_of(with_bad_rows)[-1]
+    assert sorted(item["doc_id"] for item in odd["ranking"]) == ["b", "é\u0301"]
+
+
+def test_an_uninformative_query_is_flagged_and_left_in_input_order(with_bad_rows: RunResult) -> None:
+    out = rows_of(with_bad_rows)[-2]
+    assert out["flags"] == ["uninformative_query"]
+    assert [item["input_rank"] for item in out["ranking"]] == [1, 2, 3, 4]
+
+
+def test_failed_rows_are_listed_beside_the_data(with_bad_rows: RunResult) -> None:
+    lines = [json.loads(line) for line in _side_file(with_bad_rows, "errors.jsonl").splitlines()]
+    assert [line["error"]["code"] for line in lines] == [code for code, _ in BAD_ROWS]
+    report = json.loads(_side_file(with_bad_rows, "report.json"))
+    assert {group["code"]: group["count"] for group in report["errors"]} == {code: 1 for code, _ in BAD_ROWS}
+
+
+def test_columns_are_carried_with_one_schema_over_all_files(tmp_path: Path) -> None:
+    lang = INPUT_SCHEMA.append(pa.field("lang", pa.string())).append(pa.field("meta", pa.struct([("n", pa.int64())])))
+    write_shard(
+        tmp_path / "in" / "1.parquet", [row("a", lang="de", meta={"n": 7}), row("b", query=None, lang="fr")], lang
+    )
+    write_shard(tmp_path / "in" / "2.parquet", [row("c")])
+    result, _ = finish(settings_for(str(tmp_path / "in"), str(tmp_path / "out")))
+    assert [(r["lang"], r["meta"]) for r in rows_of(result)] == [("de", {"n": 7}), ("fr", None), (None, None)]
+    none, _ = finish(settings_for(str(tmp_path / "in"), str(tmp_path / "out"), input={"carry": "none"}))
+    assert "lang" not in rows_of(none)[0]
+    assert none.run_uri != result.run_uri
+
+
+def test_types_that_mean_the_same_are_read_alike(tmp_path: Path) -> None:
+    struct = pa.struct(
+        [("doc_id", pa.large_string()), ("text", pa.large_string()), ("score", pa.float32()), ("rank", pa.int64())]
+    )
+    schema = pa.schema([("query_id", pa.large_string()), ("query", pa.string()), ("candidates", pa.large_list(struct))])
+    plain = [{k: v for k, v in c.items() if k != "title"} for c in candidates(3)]
+    write_shard(tmp_path / "in" / "1.parquet", [row("a", candidates=plain)], schema)
+    result, _ = finish(settings_for(str(tmp_path / "in"), str(tmp_path / "out")))
+    assert len(rows_of(result)[0]["ranking"]) == 3
+
+
+def test_ranks_of_the_input_decide_its_order(tmp_path: Path) -> None:
+    listed = candidates(3)
+    shuffled = [{**listed[2], "rank": 30}, {**listed[0], "rank": 10}, {**listed[1], "rank": 20}]
+    write_shard(tmp_path / "in" / "1.parquet", [row("a", query="N/A", candidates=shuffled)])
+    result, _ = finish(settings_for(str(tmp_path / "in"), str(tmp_path / "out")))
+    assert [(i["doc_id"], i["input_rank"]) for i in rows_of(result)[0]["ranking"]] == [
+        ("d0", 10),
+        ("d1", 20),
+        ("d2", 30),
+    ]
+
+
+def test_without_a_first_stage_the_order_is_as_given(tmp_path: Path) -> None:
+    bare = [{"doc_id": c["doc_id"], "text": c["text"]} for c in candidates(3)]
+    write_shard(tmp_path / "in" / "1.parquet", [row("a", candidates=bare)])
+    result, recorder = finish(settings_for(str(tmp_path / "in"), str(tmp_path / "out")))
+    assert recorder.plan is not None
+    assert recorder.plan.order == "as_given"
+    assert json.loads(_side_file(result, "report.json"))["movement"] is None
+
+
+def test_labels_give_a_quality_table(tmp_path: Path) -> None:
+    write_shard(tmp_path / "in" / "1.parquet", [row("a"), row("b")])
+    labels = [{"query_id": q, "doc_id": "d0", "relevance": 1} for q in ("a", "b")]
+    write_shard(tmp_path / "qrels.parquet", labels, QRELS_SCHEMA)
+    settings = settings_for(str(tmp_path / "in"), str(tmp_path / "out"), qrels=str(tmp_path / "qrels.parquet"))
+    report = json.loads(_side_file(finish(settings)[0], "report.json"))
+    measure = report["quality"]["measures"][0]
+    assert measure["name"] == "nDCG@10"
+    assert measure["first_stage"] == 1.0
+    assert measure["low"] <= measure["difference"] == measure["reranked"] - 1.0 <= measure["high"]
+    assert [example["query"] for example in report["examples"]] == [
+        row(e["query_id"])["query"] for e in report["examples"]
+    ]
+
+
+def test_bad_files_are_refused_or_skipped(tmp_path: Path) -> None:
+    write_shard(tmp_path / "in" / "1.parquet", [row("a")])
+    (tmp_path / "in" / "2.parquet").write_bytes(b"nothing of the kind")
+    with pytest.raises(InputError, match=r"2\.parquet: not readable as Parquet"):
+        finish(settings_for(str(tmp_path / "in"), str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+    skipping = settings_for(str(tmp_path / "in"), str(tmp_path / "out"), input={"on_bad_file": "skip"})
+    result, _ = finish(skipping)
+    assert [Path(s.uri).name for s in result.manifest.skipped_files] == ["2.parquet"]
+    assert result.manifest.rows == 1
+
+
+def test_a_changed_input_is_another_run(tmp_path: Path) -> None:
+    path = write_shard(tmp_path / "in" / "1.parquet", [row("a")])
+    first, _ = finish(settings_for(str(tmp_path / "in"), str(tmp_path / "out")))
+    write_shard(path, [row("a"), row("b")])
+    second, _ = finish(settings_for(str(tmp_path / "in"), str(tmp_path / "out")))
+    assert first.run_uri != second.run_uri
+    assert len(rows_of(first)) == 1
+
+
+def test_an_input_without_rows_commits_an_empty_run(tmp_path: Path) -> None:
+    write_shard(tmp_path / "in" / "1.parquet", [])
+    result, _ = finish(settings_for(str(tmp_path / "in"), str(tmp_path / "out")))
+    assert result.manifest.rows == 0
+    assert rows_of(result) == []
+
+
+def test_a_head_set_that_does_not_fit_is_refused_before_any_work(shards: str, tmp_path: Path) -> None:
+    with pytest.raises(HeadSetError, match="9-0"):
+        finish(settings_for(shards, str(tmp_path / "out"), model={"heads": "9-0"}))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pool_that_would_starve_reading_is_refused(shards: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Use fewer actors"):
+        finish(settings_for(shards, str(tmp_path), actors={"count": 64}))
+    with pytest.raises(ConfigError, match="GPUs"):
+        finish(settings_for(shards, str(tmp_path), actors={"gpus": 1}))
+
+
+def test_objects_that_were_touched_after_the_commit_are_not_read(shards: str, tmp_path: Path) -> None:
+    result, _ = finish(settings_for(shards, str(tmp_path)))
+    path = Path(result.run_uri, result.manifest.objects[0].path)
+    path.write_bytes(path.read_bytes()[:-1] + b"X")
+    with pytest.raises(RunError, match="not what was committed"):
+        rows_of(result)
+
+
+def test_an_uncommitted_run_is_not_read(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="expected a committed run"):
+        list(manifest_rows(str(tmp_path)))
+
+
+def test_a_stranger_in_the_data_folder_stops_the_commit(shards: str, tmp_path: Path) -> None:
+    settings = settings_for(shards, str(tmp_path))
+    result, _ = finish(settings)
+    Path(result.run_uri, "_manifest.json").unlink()
+    stranger = Path(result.run_uri, "data", "0000000000000000.parquet")
+    stranger.write_bytes(b"x")
+    with pytest.raises(RunError, match="does not know"):
+        finish(settings)
+    stranger.unlink()
+    assert finish(settings)[0].manifest.rows == 12
+
+
+def test_a_driver_that_comes_second_accepts_the_first_commit(shards: str, tmp_path: Path) -> None:
+    settings = settings_for(shards, str(tmp_path))
+    first, _ = finish(settings)
+    storage = Storage(str(tmp_path))
+    late = first.manifest.model_copy(update={"driver": "someone-else"})
+    assert commit.commit(storage, str(tmp_path), first.run_uri, late) == first.manifest
+
+
+def test_a_failing_store_leaves_a_run_that_resumes(
+    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(shards, str(tmp_path))
+    monkeypatch.setattr("pipelines.rerank.find_done", _without_the_last(commit.find_done))
+    with pytest.raises(IncompleteRunError, match="same command"):
+        finish(settings)
+    monkeypatch.undo()
+    result, recorder = finish(settings)
+    assert recorder.footers == []  # every unit had been written
+    assert result.manifest.rows == 12
+
+
+def _without_the_last(find: Callable[..., set[str]]) -> Callable[..., set[str]]:
+    return lambda *arguments: set(sorted(find(*arguments))[:-1])
+
+
+def test_a_run_over_s3(s3_environment: str, tmp_path: Path) -> None:
+    s3 = s3fs.S3FileSystem(skip_instance_cache=True)
+    s3.mkdir("rerank-bucket")
+    for shard in range(2):
+        s3.put_file(
+            str(write_shard(tmp_path / f"{shard}.parquet", [row(f"s{shard}"), row(f"t{shard}", query=None)])),
+            f"rerank-bucket/in/{shard}.parquet",
+        )
+    settings = settings_for("s3://rerank-bucket/in", "s3://rerank-bucket/out", units={"max_rows": 1})
+    result, _ = finish(settings)
+    assert [r["query_id"] for r in rows_of(result)] == ["s0", "t0", "s1", "t1"]
+    assert result.manifest.failed == 2
+    again, recorder = finish(replace(settings, pool=replace(settings.pool, actors=1)))
+    assert again.already_committed
+    assert recorder.footers == []
+    stored = b"".join(s3.cat_file(path) for path in s3.find("rerank-bucket/out"))
+    assert SECRET.encode() not in stored
