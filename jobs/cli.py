@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 
 from jobs.config import RerankConfig
+from jobs.demo import QUESTIONS, show_demo
+from jobs.demo import demo as run_demo
 from jobs.settings import Values, merge, nest, parse_assignments, read_config_file, validate
 from qrcore.errors import ConfigError, IncompleteRunError, InputError, QRBatchError
 
@@ -76,6 +78,30 @@ def _rerank(config_file: str | None, flags: dict[str, Any], assignments: list[st
     return exit_code(result.manifest.failed, len(result.manifest.skipped_files))
 
 
+@app.command()
+def demo(
+    output: Annotated[str, typer.Option(help="Folder for the collection and its run.")] = "demo-output",
+    questions: Annotated[str, typer.Option(help="Questions with their judged answers (JSON lines).")] = QUESTIONS,
+    split: Annotated[str | None, typer.Option(help="Only the questions of this split: dev or test.")] = None,
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+) -> None:
+    """Re-rank real questions over this Python's own documentation with the embedded model."""
+    raise typer.Exit(_guarded(lambda: _demo(output, questions, split), debug))
+
+
+def _demo(output: str, questions: str, split: str | None) -> int:
+    from jobs.console import ConsoleObserver, show_result
+    from jobs.native_output import native_stderr_held
+
+    console = Console()
+    with native_stderr_held(), ConsoleObserver(console) as observer:
+        result = run_demo(output, questions, split, observer)
+    show_demo(console, result)
+    console.print()
+    show_result(console, result.run)
+    return exit_code(result.run.manifest.failed, len(result.run.manifest.skipped_files))
+
+
 def exit_code(failed_rows: int, skipped_files: int) -> int:
     """0 for a commit in which everything was scored, 3 for one in which something was not."""
     return COMMITTED_WITH_FAILURES if failed_rows or skipped_files else COMMITTED
@@ -120,4 +146,4 @@ def _code_of(error: QRBatchError) -> int:
 def main() -> None:
     """Entry point: 0 committed; 1 defect; 2 bad configuration or input; 3 committed with failed rows or skipped
     files; 4 interrupted or starved, the same command resumes."""
-    sys.exit(app())
+    sys.exit(app(prog_name="qrbatch"))

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipelines.cluster import ClusterSettings, ray_session
+
 #: Must not be found in anything that a run writes.
 SECRET = "never-written-anywhere"
-
-from pipelines.cluster import ClusterSettings, ray_session
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ GOLDEN = Path(__file__).parent / "data" / "golden"
 MODEL = str(GOLDEN / "models" / "llama")
 HEADS = "1-0,1-2,2-4"
 
-_WORDS = "river town bee flower market bridge salt stone lamp wool cheese harbour ledger choir map coast".split()
+_WORDS = ("river", "town", "bee", "flower", "market", "bridge", "salt", "stone", "lamp", "wool", "cheese", "map")
 
 
 def candidates(number: int, seed: int = 0) -> list[dict[str, Any]]:

@@ -1,0 +1,111 @@
+"""``qrbatch demo``: a real collection from this machine's own Python, re-ranked with the embedded model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from jobs.config import RerankConfig
+from jobs.rerank import rerank
+from jobs.settings import validate
+
+if TYPE_CHECKING:
+    from pipelines.python_docs import BuildCounts
+    from pipelines.rerank import Observer, RunResult
+
+QUESTIONS: Final = "tests/data/python_docs_questions.jsonl"
+#: Candidates a question: what the embedded model's stated limit carries in one prompt.
+CANDIDATES: Final = 20
+_SHARDS: Final = 4
+_SHOWN: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """The committed run, what its input holds, and its report."""
+
+    run: RunResult
+    counts: BuildCounts
+    report: dict[str, Any]
+
+
+def demo(output: str, questions: str, split: str | None, observer: Observer) -> DemoResult:
+    """Build the collection below ``output``, re-rank it and read the report back."""
+    from pipelines.python_docs import QRELS_FILE, SHARDS_FOLDER, build
+
+    observer.stage("collecting the documentation of this Python and its BM25 lists")
+    collection = Path(output) / "collection"
+    counts = build(str(collection), questions, CANDIDATES, _SHARDS, split)
+    config = validate(
+        RerankConfig,
+        {
+            "name": "python-docs",
+            "input": {"uris": [str(collection / SHARDS_FOLDER)]},
+            "output": {"uri": str(Path(output) / "runs")},
+            "model": {"id": "embedded"},
+            "qrels": str(collection / QRELS_FILE),
+            "units": {"max_rows": 16},
+        },
+    )
+    result = rerank(config, observer)
+    return DemoResult(result, counts, _report(result))
+
+
+def _report(result: RunResult) -> dict[str, Any]:
+    path = next(path for path in result.manifest.side_files if path.endswith("report.json"))
+    report: dict[str, Any] = json.loads(Path(result.run_uri, path).read_text(encoding="utf-8"))
+    return report
+
+
+def show_demo(console: Console, result: DemoResult) -> None:
+    """The quality table and a few questions before and after."""
+    counts, quality = result.counts, result.report["quality"]
+    console.print(
+        f"\n{counts.questions} questions over {counts.documents:,} documentation strings of the standard library, "
+        f"{counts.candidates // max(counts.questions, 1)} BM25 candidates each",
+        highlight=False,
+    )
+    console.print(_quality_table(quality["measures"]))
+    for example in result.report["examples"]:
+        console.print(_example_table(example))
+
+
+def _quality_table(measures: Sequence[dict[str, Any]]) -> Table:
+    table = Table(title=None, box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("", no_wrap=True)
+    for heading in ("BM25", "re-ranked", "both fused", "re-ranked - BM25 (95 % interval)"):
+        table.add_column(heading, justify="right")
+    for measure in measures:
+        table.add_row(
+            measure["name"],
+            *(f"{measure[key]:.3f}" for key in ("first_stage", "reranked", "fused")),
+            f"{measure['difference']:+.3f}  [{measure['low']:+.3f}, {measure['high']:+.3f}]  {_verdict(measure)}",
+        )
+    return table
+
+
+def _verdict(measure: dict[str, Any]) -> str:
+    if measure["low"] > 0:
+        return "higher"
+    return "lower" if measure["high"] < 0 else "not distinguishable"
+
+
+def _example_table(example: dict[str, Any]) -> Table:
+    table = Table(title=f"\n{example['query']}", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("", justify="right", style="dim")
+    table.add_column("BM25", no_wrap=True, min_width=36)
+    table.add_column("re-ranked", no_wrap=True)
+    pairs = zip(example["first_stage"][:_SHOWN], example["reranked"][:_SHOWN], strict=True)
+    for place, (before, after) in enumerate(pairs, start=1):
+        table.add_row(str(place), _place(before), _place(after))
+    return table
+
+
+def _place(document: dict[str, Any]) -> str:
+    return f"[green]{document['doc_id']}  (right)[/green]" if document["relevant"] else str(document["doc_id"])

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from jobs.config import RerankConfig
+from jobs.settings import field_names, flatten, merge, nest, parse_assignments, read_config_file, validate
+from qrcore.errors import ConfigError
+
+GOOD: dict[str, Any] = {"input": {"uris": ["in"]}, "output": {"uri": "out"}}
+
+
+def test_sources_are_merged_section_by_section() -> None:
+    assert merge({"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"y": 9}, "c": 4}) == {"a": {"x": 1, "y": 9}, "b": 3, "c": 4}
+    assert nest("a.b.c", 1) == {"a": {"b": {"c": 1}}}
+
+
+def test_assignments_are_yaml() -> None:
+    parsed = parse_assignments(["actors.count=4", "scoring.null_query=N/A", "input.carry=[a, b]", "actors.cpus=0.5"])
+    assert parsed == {
+        "actors": {"count": 4, "cpus": 0.5},
+        "scoring": {"null_query": "N/A"},
+        "input": {"carry": ["a", "b"]},
+    }
+    with pytest.raises(ConfigError, match=r"section\.field=value"):
+        parse_assignments(["actors.count"])
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match=r"scoring\.null_querry.*did you mean 'scoring\.null_query'"):
+        validate(RerankConfig, merge(GOOD, {"scoring": {"null_querry": "x"}}))
+
+
+def test_every_mistake_is_listed_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate(RerankConfig, {"output": {"uri": "out"}, "actors": {"count": 0}, "model": {"dtype": "float8"}})
+    message = str(caught.value)
+    assert "input: expected a value" in message
+    assert "actors.count" in message
+    assert "model.dtype" in message
+
+
+def test_config_files(tmp_path: Path) -> None:
+    (tmp_path / "good.yaml").write_text("actors:\n  count: 3\n")
+    assert read_config_file(str(tmp_path / "good.yaml")) == {"actors": {"count": 3}}
+    (tmp_path / "empty.yaml").write_text("")
+    assert read_config_file(str(tmp_path / "empty.yaml")) == {}
+    (tmp_path / "list.yaml").write_text("- a\n")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    for name, message in (("list", "got a list"), ("bad", "expected YAML"), ("missing", "readable file")):
+        with pytest.raises(ConfigError, match=message):
+            read_config_file(str(tmp_path / f"{name}.yaml"))
+
+
+def _fields(kind: type[BaseModel]) -> list[tuple[str, Any]]:
+    found = []
+    for name, field in kind.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += [(f"{name}.{below}", entry) for below, entry in _fields(field.annotation)]
+        else:
+            found.append((name, field))
+    return found
+
+
+def test_every_field_is_described_and_marked() -> None:
+    fields = _fields(RerankConfig)
+    assert len(fields) > 20
+    for name, field in fields:
+        assert field.description, name
+        assert isinstance(field.json_schema_extra["affects_output"], bool), name
+    assert {name for name, _ in fields} <= set(field_names(RerankConfig))
+
+
+def test_only_what_decides_the_output_enters_the_identity() -> None:
+    config = validate(RerankConfig, merge(GOOD, {"actors": {"count": 7}, "scoring": {"null_query": "nothing"}}))
+    affecting = flatten(config, only_affecting_output=True)
+    assert affecting["scoring.null_query"] == "nothing"
+    assert not [key for key in affecting if key.startswith(("actors", "cluster", "storage", "output", "units", "name"))]
+    assert flatten(config)["actors.count"] == 7
