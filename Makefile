@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO_OUTPUT ?= demo-output
 # Torch's thread pools fight when several processes share two cores; Ray's actors set their own number.
 export OMP_NUM_THREADS ?= 1
 
@@ -29,7 +30,7 @@ $(STAMP): pyproject.toml infra/constraints.txt
 	touch $(STAMP)
 
 demo: venv
-	$(BIN)/qrbatch demo --output demo-output
+	$(BIN)/qrbatch demo --output $(DEMO_OUTPUT)
 
 test: venv
 	$(BIN)/python -m pytest -q -m "not slow"

@@ -227,7 +227,7 @@ def _write_shards(
     if strangers:
         raise InputError(f"{folder}: expected no other files, found {sorted(strangers)[0]}. Choose an empty folder.")
     for name, part in zip(names, parts, strict=True):
-        storage.replace(join(folder, name), _parquet(part, INPUT_SCHEMA))
+        _put_if_changed(storage, join(folder, name), _parquet(part, INPUT_SCHEMA))
     return len(parts)
 
 
@@ -237,8 +237,14 @@ def _write_qrels(uri: str, judged: Mapping[str, Mapping[str, int]]) -> int:
         for query_id, relevant in judged.items()
         for doc_id, relevance in relevant.items()
     ]
-    Storage(uri).replace(uri, _parquet(rows, QRELS_SCHEMA))
+    _put_if_changed(Storage(uri), uri, _parquet(rows, QRELS_SCHEMA))
     return len(rows)
+
+
+def _put_if_changed(storage: Storage, uri: str, data: bytes) -> None:
+    # A run is tied to its input files: writing the same bytes again would make the next run start from nothing.
+    if not storage.exists(uri) or storage.read(uri) != data:
+        storage.replace(uri, data)
 
 
 def _parquet(rows: list[dict[str, Any]], schema: pa.Schema) -> bytes:

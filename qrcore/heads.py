@@ -140,6 +140,8 @@ def read_head_set(text: str, origin: str) -> HeadSet:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise HeadSetError(f"head set {origin}: expected the head-set format, got {problems}. Correct it.") from error
+    except HeadSetError as error:
+        raise HeadSetError(f"head set {origin}: {error}") from error
 
 
 def published_names() -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -97,22 +98,35 @@ def load_model(source: ModelSource, depth: int, *, dtype: str = "auto", device: 
     torch_dtype = resolve_dtype(dtype, target, source.config)
     try:
         with _quiet_loading():
-            model = AutoModel.from_pretrained(
+            model, report = AutoModel.from_pretrained(
                 source.path,
                 revision=source.revision,
                 config=cut_config(source.config, depth),
                 dtype=torch_dtype,
-                attn_implementation="eager",
+                attn_implementation="eager",  # the one kind that every family has
                 use_safetensors=True,
                 trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # reported, and refused below
+                output_loading_info=True,
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(
             f"model {source.model_id!r}: expected weights as safetensors; {_first_line(error)}. "
-            "Convert the checkpoint with save_pretrained(..., safe_serialization=True)."
+            "Complete the download, or convert the checkpoint with save_pretrained(..., safe_serialization=True)."
         ) from error
+    _check_complete(source, report)
     model.requires_grad_(False)
     return LoadedModel(source, model.to(target).eval(), load_tokenizer(source), depth)
+
+
+def _check_complete(source: ModelSource, report: dict[str, Any]) -> None:
+    # What a checkpoint lacks is filled with random numbers, on which every later check would agree with itself.
+    wrong = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    if wrong:
+        raise ModelError(
+            f"model {source.model_id!r}: expected all weights up to the deepest head's layer; missing or of another "
+            f"shape: {', '.join(wrong[:3])}{', …' if len(wrong) > 3 else ''}. Complete the download of this checkpoint."
+        )
 
 
 def model_shape(config: PreTrainedConfig) -> ModelShape:
@@ -245,4 +259,4 @@ def _quiet_loading() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+    return str(error).strip().split("\n")[0].rstrip(".")

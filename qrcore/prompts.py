@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Final
 
 from transformers import PreTrainedTokenizerBase
 
@@ -20,6 +20,8 @@ from qrcore.records import Document, Span
 _INSTRUCTION: Final = "Please find information that are relevant to the following query in the paragraphs above."
 _SENTINEL: Final = "QRBATCHUSERCONTENT"
 _TEMPLATE_DATE: Final = "26 Jul 2024"
+# Put in front of a template: functions handed over as settings arrive in it as text, and cannot be called.
+_FIXED_CLOCK: Final = f"{{% macro strftime_now(format) %}}{_TEMPLATE_DATE}{{% endmacro %}}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,10 +229,13 @@ def chat_format(tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
 
 
 def _render_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    settings: dict[str, Any] = {
-        "enable_thinking": False,
-        "date_string": _TEMPLATE_DATE,
-        "strftime_now": lambda _format: _TEMPLATE_DATE,
-    }
     messages = [{"role": "user", "content": _SENTINEL}]
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **settings))
+    rendered = tokenizer.apply_chat_template(
+        messages,
+        chat_template=_FIXED_CLOCK + tokenizer.get_chat_template(),
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,
+        date_string=_TEMPLATE_DATE,
+    )
+    return str(rendered)

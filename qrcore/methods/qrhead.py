@@ -17,7 +17,7 @@ from qrcore.attention.read import Suffix, read_attention
 from qrcore.contracts.scorer import Reading
 from qrcore.errors import ScoreError
 from qrcore.heads import Head, HeadSet, unique_heads
-from qrcore.models import LoadedModel
+from qrcore.models import LoadedModel, out_of_memory_as_error
 from qrcore.ordering import prompt_order
 from qrcore.prompts import PromptFormat
 from qrcore.records import UNINFORMATIVE_QUERY, Document, Order, Ranking, RankRequest, Span
@@ -102,7 +102,8 @@ class QRHeadScorer:
     def _rank(self, request: RankRequest) -> Ranking:
         if request.query == self.settings.null_query:
             return self._uninformative(request)
-        scores, prompt_tokens = self._score(request)
+        with out_of_memory_as_error():
+            scores, prompt_tokens = self._score(request)
         return Ranking(request.query_id, rank_documents(request, scores), prompt_tokens)
 
     def _uninformative(self, request: RankRequest) -> Ranking:

@@ -53,7 +53,7 @@ def plain() -> dict[str, Any]:
         },
         "units": [unit(0, 1)],
         "distributions": {
-            "prompt_tokens": histogram(600, 1400, [2, 8, 16, 10, 4]), 
+            "prompt_tokens": histogram(600, 1400, [2, 8, 16, 10, 4]),
             "candidates": {"p5": 12, "p50": 12, "p95": 12, "max": 12, "edges": [11.5, 12.5], "counts": [40]},
         },
         "movement": None, "quality": None, "examples": [],

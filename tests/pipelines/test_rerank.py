@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3fs
+from ray.data import DataContext
 
 from jobs.config import RerankConfig
 from jobs.rerank import pipeline_settings
@@ -78,7 +79,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def committed(shards: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[RerankSettings, RunResult, Recorder]:
-    settings = settings_for(shards, str(tmp_path_factory.mktemp("output")), actors={"count": 2})
+    settings = settings_for(shards, str(tmp_path_factory.mktemp("output")))
     return (settings, *finish(settings))
 
 
@@ -108,13 +109,18 @@ def test_rankings_are_those_of_the_scorer_with_the_best_document_last(
             assert got["round"] == 1
 
 
-def test_two_actors_shared_the_work_outside_the_driver(committed: tuple[RerankSettings, RunResult, Recorder]) -> None:
-    _, result, _ = committed
+def test_two_actors_share_the_work_outside_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Both actors must be up before the first unit, and units long enough that one actor cannot take them all.
+    monkeypatch.setattr(DataContext.get_current(), "wait_for_min_actors_s", 240)
+    long = [{**c, "text": " ".join([c["text"]] * 25)} for c in candidates(8)]
+    write_shard(tmp_path / "in" / "1.parquet", [row(f"q{i}", candidates=long) for i in range(8)])
+    settings = settings_for(str(tmp_path / "in"), str(tmp_path / "out"), actors={"count": 2}, units={"max_rows": 1})
+    result, _ = finish(settings)
     footers = [_footer(result, entry.path) for entry in result.manifest.objects]
     pids = {footer["actor_pid"] for footer in footers}
     assert len(pids) == 2
     assert os.getpid() not in pids
-    assert sum(footer["rows"] for footer in footers) == 12
+    assert sum(footer["rows"] for footer in footers) == 8
 
 
 def _footer(result: RunResult, path: str) -> dict[str, Any]:

@@ -1,0 +1,194 @@
+"""The packed kernel and the reading against one full mask and plain loops."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import AttentionInterface
+
+from qrcore.attention import attach, kernel, read
+from qrcore.attention.call import AttentionCall, AttentionInputs, PackedLayout
+from qrcore.attention.kernel import packed_attention, visible
+from qrcore.attention.read import Suffix, read_attention
+from qrcore.errors import ModelError
+from qrcore.heads import Head
+from qrcore.models import LoadedModel
+from qrcore.records import Span
+from tests.qrcore.families import FamilyModels
+from tests.qrcore.golden import golden_scorer
+
+HEADS, KV_HEADS, DIM = 4, 2, 8
+
+layouts = st.builds(PackedLayout, st.integers(1, 9), st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple))
+windows = st.none() | st.integers(1, 12)
+softcaps = st.none() | st.just(1.5)
+
+
+def inputs_for(layout: PackedLayout, window: int | None, softcap: float | None) -> AttentionInputs:
+    draw = torch.Generator().manual_seed(layout.length)
+    query = 2 * torch.randn(HEADS, layout.length, DIM, generator=draw, dtype=torch.float64)
+    key, value = torch.randn(2, KV_HEADS, layout.length, DIM, generator=draw, dtype=torch.float64)
+    return AttentionInputs(query, key, value, scaling=0.7, window=window, softcap=softcap)
+
+
+def naive_weights(inputs: AttentionInputs, layout: PackedLayout) -> list[list[list[float]]]:
+    """``[head][row][key]`` over the packed sequence, one number at a time."""
+    owner = [-1] * layout.prefix_length
+    for number, span in enumerate(layout.suffixes):
+        owner += [number] * (span.stop - span.start)
+    starts = [0, *(span.start for span in layout.suffixes)]
+    place = [i if o < 0 else layout.prefix_length + i - starts[o + 1] for i, o in enumerate(owner)]
+    weights = []
+    for head in range(HEADS):
+        keys = inputs.key[head * KV_HEADS // HEADS]
+        weights.append([[0.0] * layout.length for _ in range(layout.length)])
+        for row in range(layout.length):
+            logits = {}
+            for key in range(layout.length):
+                mine = owner[key] in (-1, owner[row]) and place[key] <= place[row]
+                if mine and (inputs.window is None or place[row] - place[key] < inputs.window):
+                    logit = float(inputs.query[head, row] @ keys[key]) * inputs.scaling
+                    cap = inputs.softcap
+                    logits[key] = logit if cap is None else cap * math.tanh(logit / cap)
+            total = sum(math.exp(logit) for logit in logits.values())
+            for key, logit in logits.items():
+                weights[head][row][key] = math.exp(logit) / total
+    return weights
+
+
+@settings(max_examples=40)
+@given(layout=layouts, window=windows, softcap=softcaps, rows_at_once=st.integers(1, 6))
+def test_packed_attention_equals_a_full_mask(
+    layout: PackedLayout, window: int | None, softcap: float | None, rows_at_once: int
+) -> None:
+    inputs = inputs_for(layout, window, softcap)
+    weights = torch.tensor(naive_weights(inputs, layout), dtype=torch.float64)
+    expected = weights @ inputs.value.repeat_interleave(HEADS // KV_HEADS, dim=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "_ROWS_AT_ONCE", rows_at_once)
+        # The soft-capped branch computes its weights in float32 whatever comes in.
+        torch.testing.assert_close(packed_attention(inputs, layout), expected, rtol=0, atol=1e-6)
+
+
+@settings(max_examples=40)
+@given(layout=layouts, window=windows, softcap=softcaps, at_once=st.integers(1, 60), data=st.data())
+def test_reading_equals_the_mean_of_naive_rows(
+    layout: PackedLayout, window: int | None, softcap: float | None, at_once: int, data: st.DataObject
+) -> None:
+    inputs = inputs_for(layout, window, softcap)
+    rows = tuple(_some_rows(data, length) for length in layout.suffix_lengths)
+    heads = (Head(5, 3), Head(5, 0), Head(5, 2))
+    collected: dict[Head, list[Tensor]] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(read, "_LOGITS_AT_ONCE", at_once)
+        read._LayerReader(layout, rows, heads, collected)(5, inputs)
+    weights = naive_weights(inputs, layout)
+    for head in heads:
+        for suffix, chosen, means in zip(layout.suffixes, rows, collected[head], strict=True):
+            keys = [*range(layout.prefix_length), *range(suffix.start, suffix.stop)]
+            picked = [weights[head.head][suffix.start + r] for r in range(chosen.start, chosen.stop)]
+            expected = [sum(row[key] for row in picked) / len(picked) for key in keys]
+            assert means.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def _some_rows(data: st.DataObject, length: int) -> Span:
+    start = data.draw(st.integers(0, length - 1))
+    return Span(start, data.draw(st.integers(start + 1, length)))
+
+
+def test_positions_of_each_suffix_follow_the_documents() -> None:
+    layout = PackedLayout(3, (2, 4))
+    assert layout.length == 9
+    assert layout.suffixes == (Span(3, 5), Span(5, 9))
+    assert layout.position_ids(torch.device("cpu")).tolist() == [[0, 1, 2, 3, 4, 3, 4, 5, 6]]
+
+
+def test_visible_is_causal_and_counts_the_row_itself_into_the_window() -> None:
+    seen = visible(torch.tensor([2, 3]), torch.arange(4), window=2)
+    assert seen.tolist() == [[False, True, True, False], [False, False, True, True]]
+
+
+def test_a_model_passes_gradients_through() -> None:
+    inputs = inputs_for(PackedLayout(4, (2,)), None, None)
+    query = inputs.query.requires_grad_()
+    packed_attention(inputs, PackedLayout(4, (2,))).sum().backward()  # type: ignore[no-untyped-call]
+    assert query.grad is not None and bool(query.grad.abs().sum() > 0)
+
+
+def test_reading_is_the_same_in_chunks_and_in_any_order_of_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids, suffixes = _small_pass()
+    heads = [Head(2, 5), Head(0, 1), Head(2, 0), Head(1, 7)]
+    whole = read_attention(model.model, ids, suffixes, heads)
+    monkeypatch.setattr(read, "_LOGITS_AT_ONCE", 100)
+    monkeypatch.setattr(kernel, "_ROWS_AT_ONCE", 7)
+    backwards = read_attention(model.model, ids, suffixes, heads[::-1])
+    for one, other in zip(whole, backwards, strict=True):
+        torch.testing.assert_close(one, other.flip(0), rtol=0, atol=1e-6)
+
+
+def test_attention_adds_up_to_one_in_float32_in_any_dtype(family_models: FamilyModels) -> None:
+    model = family_models.fresh_scorer("llama").model.model.bfloat16()
+    for attention in read_attention(model, range(5, 60), _small_pass()[2], [Head(3, h) for h in range(8)]):
+        assert attention.dtype == torch.float32
+        torch.testing.assert_close(attention.sum(dim=-1), torch.ones(8), rtol=0, atol=1e-5)
+
+
+def test_the_pass_ends_inside_the_deepest_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ids, suffixes = _small_pass()
+    outputs: list[AttentionInputs] = []
+
+    def counting(inputs: AttentionInputs, layout: PackedLayout) -> Tensor:
+        outputs.append(inputs)
+        return packed_attention(inputs, layout)
+
+    monkeypatch.setattr(attach, "packed_attention", counting)
+    read_attention(model.model, ids, suffixes, [Head(0, 0), Head(2, 0)])
+    assert len(outputs) == 2, "layers 0 and 1; layer 2 gives only its queries and keys"
+
+
+def test_the_wrong_number_of_tokens_is_refused() -> None:
+    call = AttentionCall(PackedLayout(4, (2,)))
+    with pytest.raises(ModelError, match="expected 6 tokens, got 5"):
+        attach.run(golden_scorer("llama", "full").model.model, torch.arange(5), call)
+
+
+def test_a_family_that_keeps_the_call_to_itself_is_refused() -> None:
+    states = torch.zeros(1, 2, 3, 4)
+    with pytest.raises(ModelError, match="keyword arguments"):
+        attach._attention_function(torch.nn.Module(), states, states, states, None)
+
+
+def test_inputs_carry_the_layers_own_settings() -> None:
+    seen: list[AttentionInputs] = []
+    module = torch.nn.Module()
+    module.layer_idx = 1
+    states = torch.randn(1, 2, 3, 4)
+    call = AttentionCall(PackedLayout(2, (1,)), reads={1: lambda layer, inputs: seen.append(inputs)})
+    settings_ = {"scaling": 0.3, "sliding_window": 7, "softcap": 2.0}
+    output, weights = attach._attention_function(
+        module, states, states, states, None, attention_call=call, dropout=0.0, **settings_
+    )
+    attach._attention_function(module, states, states, states, None, attention_call=call)
+    assert (seen[0].scaling, seen[0].window, seen[0].softcap) == (0.3, 7, 2.0)
+    assert (seen[1].scaling, seen[1].window, seen[1].softcap) == (0.5, None, None)
+    assert output.shape == (1, 3, 2, 4) and weights is None
+    alone = packed_attention(replace(seen[0]), call.layout)
+    torch.testing.assert_close(output[0].transpose(0, 1), alone)
+
+
+def test_nothing_stays_registered() -> None:
+    model, ids, suffixes = _small_pass()
+    before = set(AttentionInterface._global_mapping)
+    read_attention(model.model, ids, suffixes, [Head(0, 0)])
+    assert set(AttentionInterface._global_mapping) == before
+
+
+def _small_pass() -> tuple[LoadedModel, list[int], list[Suffix]]:
+    suffixes = [Suffix(tuple(range(60, 75)), Span(2, 15)), Suffix(tuple(range(80, 86)), Span(0, 6))]
+    return golden_scorer("llama", "full").model, list(range(5, 60)), suffixes

@@ -1,0 +1,121 @@
+"""Every command block of the README is run, so that the README stays true."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import s3fs
+
+from tests.services import SECRET
+from tests.shards import MODEL, row, write_shard
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[str]:
+    joined = "\n".join(blocks("bash")).replace("\\\n", " ")
+    return [line.split("  #")[0].strip() for line in joined.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def shell(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        command,
+        shell=True,
+        cwd=folder,
+        env={**os.environ, "PATH": path, "COLUMNS": "160", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_command_is_covered_by_a_test_of_this_file() -> None:
+    patterns = (
+        r"^make (demo|test|check|study|train)$",
+        r"^qrbatch rerank --config",
+        r"^qrbatch rerank .*s3://",
+        r"^qrbatch rerank .*--model ./my-model",
+        r"^export AWS_",
+        r"^qrbatch train-embedded",
+    )
+    for command in commands():
+        assert any(re.search(pattern, command) for pattern in patterns), command
+
+
+def test_make_targets_exist() -> None:
+    for command in commands():
+        if command.startswith("make "):
+            run = shell(f"{command} --dry-run", ROOT)
+            assert run.returncode == 0, run.stderr
+
+
+def test_the_python_example_runs_and_prints_what_it_says(tmp_path: Path) -> None:
+    (example,) = blocks("python")
+    (tmp_path / "example.py").write_text(example)
+    run = shell(f"{sys.executable} example.py", tmp_path)
+    assert run.returncode == 0, run.stderr
+    expected = [line.split("# ", 1)[1] for line in example.splitlines() if line.startswith("print(") and "# " in line]
+    assert expected
+    assert run.stdout.splitlines() == expected
+
+
+def test_the_configuration_runs_as_written(tmp_path: Path) -> None:
+    (config,) = blocks("yaml")
+    (tmp_path / "nightly.yaml").write_text(config)
+    write_shard(tmp_path / "shards" / "1.parquet", [row("a"), row("b")])
+    (command,) = [c for c in commands() if "--config" in c]
+    run = shell(command, tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert list((tmp_path / "runs").glob("nightly-*/_manifest.json"))
+
+
+def test_the_example_with_another_model_runs(tmp_path: Path) -> None:
+    shutil.copytree(MODEL, tmp_path / "my-model")
+    write_shard(tmp_path / "shards" / "1.parquet", [row("a"), row("b")])
+    (command,) = [c for c in commands() if "./my-model" in c]
+    run = shell(command, tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert list((tmp_path / "runs").glob("rerank-*/_manifest.json"))
+
+
+def test_the_s3_example_runs_against_an_s3_api(tmp_path: Path, s3_server: str) -> None:
+    credentials = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1"}
+    (command,) = [c for c in commands() if c.startswith("qrbatch rerank") and "s3://" in c]
+    bucket = re.findall(r"s3://([^/ ]+)", command)[0]
+    s3 = s3fs.S3FileSystem(key="test", secret=SECRET, endpoint_url=s3_server, skip_instance_cache=True)
+    s3.mkdir(bucket)
+    source = re.findall(r"--input (\S+)", command)[0]
+    s3.put_file(str(write_shard(tmp_path / "1.parquet", [row("a")])), f"{source}/1.parquet")
+    exports = [c for c in commands() if c.startswith("export AWS_ENDPOINT_URL")]
+    assert exports
+    run = shell(command, tmp_path, AWS_ENDPOINT_URL=s3_server, **credentials)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert [path for path in s3.find(bucket) if path.endswith("_manifest.json")]
+
+
+def test_make_demo_commits_and_prints_its_table(tmp_path: Path) -> None:
+    run = shell("make demo", ROOT, DEMO_OUTPUT=str(tmp_path / "demo"), PYTEST_CURRENT_TEST="")
+    assert run.returncode == 0, run.stdout + run.stderr
+    for text in ("nDCG@10", "recall@1", "recall@5", "re-ranked", "both fused", "0 failed", "report.html"):
+        assert text in run.stdout
+    assert list((tmp_path / "demo" / "runs").glob("python-docs-*/_manifest.json"))
+
+
+@pytest.mark.parametrize("room", ["qrcore", "pipelines", "jobs", "tests", "infra"])
+def test_the_tree_of_the_readme_names_what_is_there(room: str) -> None:
+    named = set(re.findall(rf"^({room}/[\w/.*-]+) ", README, flags=re.MULTILINE))
+    assert named, room
+    for path in named:
+        assert list(ROOT.glob(path.rstrip("/"))), path
