@@ -57,3 +57,7 @@ study: venv
 lock: venv
 	{ echo "# Exact versions of everything that make venv installs (Python 3.11, Linux). Written by: make lock"; \
 	  $(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+cpu$$//'; } > infra/constraints.txt
+
+# TEXT: folder of Parquet shards with a column text; QUESTIONS: Parquet question rows.
+train: venv
+	$(BIN)/qrbatch train-embedded --input $(TEXT) --questions $(QUESTIONS) --output trained-model

@@ -102,6 +102,37 @@ def _demo(output: str, questions: str, split: str | None) -> int:
     return exit_code(result.run.manifest.failed, len(result.run.manifest.skipped_files))
 
 
+@app.command("train-embedded")
+def train_embedded(
+    inputs: Annotated[list[str] | None, typer.Option("--input", help="Parquet text shards; repeatable.")] = None,
+    questions: Annotated[list[str] | None, typer.Option(help="Parquet question rows; repeatable.")] = None,
+    output: Annotated[str | None, typer.Option(help="The model folder, local or s3://.")] = None,
+    config: Annotated[str | None, typer.Option(help="YAML file with all settings.")] = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="section.field=value; repeatable.")] = None,
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+) -> None:
+    """Train a small model with retrieval heads on your own text; the same command resumes."""
+    flags = {"input.texts": inputs or None, "input.questions": questions or None, "output": output}
+    raise typer.Exit(_guarded(lambda: _train_embedded(config, flags, assignments or []), debug))
+
+
+def _train_embedded(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
+    from jobs.console import TrainingLines
+    from jobs.train_embedded import TrainEmbeddedConfig
+    from jobs.train_embedded import train_embedded as run_training
+
+    config = validate(TrainEmbeddedConfig, _gather(config_file, flags, assignments))
+    console = Console()
+    report = run_training(config, TrainingLines(console))
+    console.print(
+        f"[bold green]trained[/bold green]  {report['parameters']:,} parameters on {report['tokens']:,} tokens in "
+        f"{report['seconds']:,.0f} s: {config.output}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return COMMITTED
+
+
 def exit_code(failed_rows: int, skipped_files: int) -> int:
     """0 for a commit in which everything was scored, 3 for one in which something was not."""
     return COMMITTED_WITH_FAILURES if failed_rows or skipped_files else COMMITTED

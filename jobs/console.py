@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 if TYPE_CHECKING:
     from pipelines.plan import Plan
     from pipelines.rerank import RunResult
+    from qrcore.training.progress import Progress as TrainingProgress
 
 _LINE_EVERY_S: Final = 10.0
 
@@ -85,6 +86,27 @@ class ConsoleObserver:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+class TrainingLines:
+    """One line every ten seconds of training, and one at the beginning of each stage."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._stage = ""
+        self._last_line = time.monotonic()
+
+    def __call__(self, progress: TrainingProgress) -> None:
+        """Show where training stands, if it is time."""
+        due = time.monotonic() - self._last_line >= _LINE_EVERY_S
+        if progress.stage == self._stage and not due:
+            return
+        self._stage, self._last_line = progress.stage, time.monotonic()
+        self._console.print(
+            f"  {progress.stage:16} step {progress.steps:6}  {progress.tokens / 1e6:6.2f} M tokens  loss "
+            f"{progress.loss:6.3f}  copy {progress.copy_accuracy:.3f}  index {progress.index_accuracy:.3f}",
+            highlight=False,
+        )
 
 
 def show_result(console: Console, result: RunResult) -> None:

@@ -10,7 +10,7 @@ from jobs.settings import Section, setting
 
 if TYPE_CHECKING:
     from pipelines.train_embedded import TrainEmbeddedSettings
-    from qrcore.training.trainer import Progress
+    from qrcore.training.progress import Progress
 
 
 class TextConfig(Section):
@@ -70,7 +70,8 @@ def train_embedded(config: TrainEmbeddedConfig, on_progress: Callable[[Progress]
 def pipeline_settings(config: TrainEmbeddedConfig) -> TrainEmbeddedSettings:
     """The pipeline's settings for this configuration."""
     from pipelines.storage import StorageOptions
-    from pipelines.train_embedded import ModelShape, TrainEmbeddedSettings
+    from pipelines.train_embedded import TrainEmbeddedSettings
+    from qrcore.training.model import ModelShape
 
     return TrainEmbeddedSettings(
         texts=config.input.texts,

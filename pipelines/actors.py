@@ -15,40 +15,21 @@ import ray
 
 from pipelines.rows import Row, Source, duplicate_query_id, request_from_row, row_from_answer, table_from_rows
 from pipelines.schemas import RANKING_FIELDS
-from pipelines.scorers import ScorerFacts, ScorerSettings
+from pipelines.scorers import ScorerSettings
 from pipelines.units import UnitRows
 from qrcore.contracts.scorer import Scorer
 from qrcore.errors import ScoreError
 from qrcore.loading import load_scorer
-from qrcore.methods.qrhead import QRHeadScorer
-from qrcore.models import use_threads, weights_sha256
+from qrcore.models import use_threads
 from qrcore.records import Ranking, RankRequest
 
 
-def open_scorer(settings: ScorerSettings) -> QRHeadScorer:
+def open_scorer(settings: ScorerSettings) -> Scorer:
     """The scorer of these settings, in this process."""
     use_threads(settings.threads)
     arguments: dict[str, Any] = asdict(settings)
     del arguments["threads"]
     return load_scorer(**arguments)
-
-
-def probe_scorer(settings: ScorerSettings) -> ScorerFacts:
-    """Load the scorer once and tell what it is."""
-    scorer = open_scorer(settings)
-    source, prompt = scorer.model.source, scorer.settings.prompt
-    return ScorerFacts(
-        head_set_id=scorer.heads.id,
-        heads=scorer.heads.heads,
-        prompt=asdict(prompt),
-        prompt_sha256=prompt.hash,
-        weights_sha256=weights_sha256(source.path),
-        layers=source.shape.layers,
-        kept_layers=scorer.model.depth,
-        dtype=str(scorer.model.model.dtype).removeprefix("torch."),
-        device=str(scorer.model.model.device),
-        max_tokens=scorer.max_tokens,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +53,7 @@ class UnitScorer:
     """Holds one scorer and answers units with it, one row in, one row out."""
 
     def __init__(self, settings: ScorerSettings, schema: pa.Schema) -> None:
-        self._scorer: Scorer = open_scorer(settings)
+        self._scorer = open_scorer(settings)
         self._schema = schema
 
     def score(self, unit: UnitRows) -> tuple[pa.Table, UnitMetrics]:

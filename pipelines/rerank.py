@@ -34,10 +34,11 @@ from pipelines.plan import (
     usable_surveys,
 )
 from pipelines.schemas import Carry
-from pipelines.scorers import PoolSettings, ScorerFacts, ScorerSettings, probe
+from pipelines.scorers import PoolSettings, ScorerSettings, probe
 from pipelines.side_files import SideFiles, SideFileSettings
 from pipelines.storage import FileInfo, Storage, StorageOptions, absolute, join
 from pipelines.work import do_units
+from qrcore.records import ScorerIdentity
 
 JOB = "rerank"
 
@@ -121,7 +122,7 @@ class _Identity:
     input_hash: str
 
     @classmethod
-    def of(cls, settings: RerankSettings, facts: ScorerFacts, files: Sequence[FileInfo]) -> _Identity:
+    def of(cls, settings: RerankSettings, facts: ScorerIdentity, files: Sequence[FileInfo]) -> _Identity:
         config_hash = content_hash(
             {
                 "job": JOB,
@@ -138,9 +139,9 @@ class _Identity:
         return cls(run_id(settings.name, config_hash, inputs), config_hash, inputs)
 
 
-def _probe(settings: RerankSettings) -> ScorerFacts:
+def _probe(settings: RerankSettings) -> ScorerIdentity:
     task = ray.remote(num_cpus=settings.pool.cpus_per_actor, num_gpus=settings.pool.gpus_per_actor)(probe)
-    facts: ScorerFacts = _get(task.remote(settings.scorer))
+    facts: ScorerIdentity = _get(task.remote(settings.scorer))
     return facts
 
 
@@ -153,7 +154,7 @@ def _get(reference: Any) -> Any:
 
 def _make_plan(
     settings: RerankSettings,
-    facts: ScorerFacts,
+    facts: ScorerIdentity,
     identity: _Identity,
     files: Sequence[FileInfo],
     storage: Storage,
@@ -187,7 +188,7 @@ def _resolve_order(order: str, surveys: Sequence[FileSurvey]) -> str:
     return "reversed" if any(survey.has_first_stage for survey in surveys) else "as_given"
 
 
-def _provenance(settings: RerankSettings, facts: ScorerFacts, identity: _Identity) -> dict[str, Any]:
+def _provenance(settings: RerankSettings, facts: ScorerIdentity, identity: _Identity) -> dict[str, Any]:
     code = code_version()
     return {
         "code_version": code["version"],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from qrcore.records import ScorerIdentity
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,25 +27,6 @@ class ScorerSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class ScorerFacts:
-    """What loading the scorer once told: everything that ``auto`` came to, and what the weights are.
-
-    ``prompt``: all fields of the prompt format; ``max_tokens``: the longest prompt the model is made for.
-    """
-
-    head_set_id: str
-    heads: tuple[str, ...]
-    prompt: dict[str, Any]
-    prompt_sha256: str
-    weights_sha256: str | None
-    layers: int
-    kept_layers: int
-    dtype: str
-    device: str
-    max_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
 class PoolSettings:
     """The scorer actors: how many, and what each takes of the cluster."""
 
@@ -53,8 +35,8 @@ class PoolSettings:
     gpus_per_actor: float = 0.0
 
 
-def probe(settings: ScorerSettings) -> ScorerFacts:
+def probe(settings: ScorerSettings) -> ScorerIdentity:
     """Load the scorer as an actor would and report; refuses what cannot work before any work is planned."""
-    from pipelines.actors import probe_scorer  # torch, which the driver does not need
+    from pipelines.actors import open_scorer  # torch, which the driver does not need
 
-    return probe_scorer(settings)
+    return open_scorer(settings).identity

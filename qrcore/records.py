@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Order = Literal["as_given", "reversed", "shuffled"]
 
@@ -65,3 +65,23 @@ class Ranking:
     prompt_tokens: int
     windows: int = 1
     flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerIdentity:
+    """What a loaded scorer is, in plain values: everything that ``auto`` came to, and what the weights are.
+
+    ``prompt``: all fields of the prompt format; ``weights_sha256``: None where the files are not at hand;
+    ``kept_layers`` of ``layers`` were loaded; ``max_tokens``: the longest prompt the model is made for.
+    """
+
+    head_set_id: str
+    heads: tuple[str, ...]
+    prompt: dict[str, Any]
+    prompt_sha256: str
+    weights_sha256: str | None
+    layers: int
+    kept_layers: int
+    dtype: str
+    device: str
+    max_tokens: int

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qrcore.errors import ScoreError
 from qrcore.heads import Head, HeadSet
-from qrcore.records import Document, Ranking, RankRequest, Span
+from qrcore.records import Document, Ranking, RankRequest, ScorerIdentity, Span
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +40,9 @@ class Scorer(Protocol):
 
     @property
     def max_tokens(self) -> int: ...
+
+    @property
+    def identity(self) -> ScorerIdentity: ...
 
     def score(self, query: str, docs: Sequence[Document]) -> list[float]: ...
 

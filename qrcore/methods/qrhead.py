@@ -7,7 +7,7 @@ its tokens, summed over the chosen heads, minus the same for an empty query, wit
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final, Literal
 
 import torch
@@ -17,10 +17,10 @@ from qrcore.attention.read import Suffix, read_attention
 from qrcore.contracts.scorer import Reading
 from qrcore.errors import ScoreError
 from qrcore.heads import Head, HeadSet, unique_heads
-from qrcore.models import LoadedModel, out_of_memory_as_error
+from qrcore.models import LoadedModel, out_of_memory_as_error, weights_sha256
 from qrcore.ordering import prompt_order
 from qrcore.prompts import PromptFormat
-from qrcore.records import UNINFORMATIVE_QUERY, Document, Order, Ranking, RankRequest, Span
+from qrcore.records import UNINFORMATIVE_QUERY, Document, Order, Ranking, RankRequest, ScorerIdentity, Span
 from qrcore.requests import check_request
 from qrcore.scoring import calibrate, pool_documents, rank_documents
 from qrcore.tokens import EncodedPrompt, PromptEncoder, SpecialTokens
@@ -64,6 +64,23 @@ class QRHeadScorer:
     def max_tokens(self) -> int:
         """The longest prompt, query included, that the model is made for."""
         return self.model.source.max_tokens
+
+    @property
+    def identity(self) -> ScorerIdentity:
+        """What this scorer is, in plain values."""
+        source = self.model.source
+        return ScorerIdentity(
+            head_set_id=self.heads.id,
+            heads=self.heads.heads,
+            prompt=asdict(self.settings.prompt),
+            prompt_sha256=self.settings.prompt.hash,
+            weights_sha256=weights_sha256(source.path),
+            layers=source.shape.layers,
+            kept_layers=self.model.depth,
+            dtype=str(self.model.model.dtype).removeprefix("torch."),
+            device=str(self.model.model.device),
+            max_tokens=self.max_tokens,
+        )
 
     def score(self, query: str, docs: Sequence[Document]) -> list[float]:
         """Scores in the documents' order. Raises :class:`ScoreError`."""

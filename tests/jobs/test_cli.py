@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -112,35 +113,39 @@ def test_a_config_file_and_flags_and_set_in_that_order(tmp_path: Path) -> None:
 
 
 def test_a_killed_driver_leaves_a_run_that_the_same_command_finishes(tmp_path: Path) -> None:
-    rows = [row(f"q{number}") for number in range(120)]
+    rows = [row(f"q{number}") for number in range(60)]
     write_shard(tmp_path / "in" / "1.parquet", rows)
     arguments = [sys.executable, "-m", "jobs", *command(tmp_path), "--set", "units.max_rows=1"]
     driver = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    run, first = _wait_for_objects(tmp_path / "out", driver)
-    descendants = _descendants(driver.pid)
+    run = _wait_for_objects(tmp_path / "out", driver)
+    orphans = _descendants(driver.pid)
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
-    _wait_until_gone(descendants)
-    written = {path.name: path.stat().st_mtime_ns for path in (run / "data").glob("*.parquet")}
-    assert first <= written.keys()
-    assert len(written) < len(rows)
+    written = _objects(run)
+    assert 0 < len(written) < len(rows)
     assert not (run / "_manifest.json").exists()
 
+    # Ray's own processes outlive their driver for a minute: the second run starts beside them, as it would at night.
     second = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    _end(orphans)
     assert second.returncode == 0, second.stdout + second.stderr
-    assert f"{len(written)} units already done" in second.stdout
+    found = re.search(r"(\d+) units already done", second.stdout)
+    assert found is not None, second.stdout
+    assert int(found[1]) >= len(written)
     assert [r["query_id"] for r in manifest_rows(str(run))] == [r["query_id"] for r in rows]
-    kept = {path.name: path.stat().st_mtime_ns for path in (run / "data").glob("*.parquet") if path.name in written}
-    assert kept == written
+    assert {name: stamp for name, stamp in _objects(run).items() if name in written} == written
     assert json.loads((run / "_manifest.json").read_text())["rows"] == len(rows)
 
 
-def _wait_for_objects(output: Path, driver: subprocess.Popen[bytes]) -> tuple[Path, set[str]]:
+def _objects(run: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (run / "data").glob("*.parquet")}
+
+
+def _wait_for_objects(output: Path, driver: subprocess.Popen[bytes]) -> Path:
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
-        objects = list(output.glob("*/data/*.parquet"))
-        if objects:
-            return objects[0].parent.parent, {path.name for path in objects}
+        for found in output.glob("*/data/*.parquet"):
+            return found.parent.parent
         assert driver.poll() is None, driver.communicate()[0].decode()
         time.sleep(0.05)
     raise AssertionError("no unit was written in time")
@@ -151,19 +156,10 @@ def _descendants(pid: int) -> list[int]:
     return [found for child in children for found in (int(child), *_descendants(int(child)))]
 
 
-def _wait_until_gone(pids: list[int]) -> None:
-    deadline = time.monotonic() + 120
-    while any(_alive(pid) for pid in pids):
-        assert time.monotonic() < deadline, f"processes of the killed driver live on: {pids}"
-        time.sleep(0.2)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (ProcessLookupError, FileNotFoundError):
-        return False
+def _end(pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.usefixtures("local_ray")
