@@ -59,7 +59,6 @@ class PromptEncoder:
         self._special_tokens = special_tokens
         self._tokenizer = _private_copy(tokenizer.backend_tokenizer)
         self._control_ids = _control_ids(self._tokenizer)
-        self._unknown_id = _unknown_id(self._tokenizer)
         self._bos_id = tokenizer.bos_token_id
         self._adds_bos = self._bos_id is not None and tokenizer("")["input_ids"][:1] == [self._bos_id]
 
@@ -69,7 +68,7 @@ class PromptEncoder:
         tokens = self._encode_whole(rendered.text)
         if self._special_tokens == "text":
             markers = self._template_markers(rendered)
-            if not _are_the_same(self._control_tokens(tokens, rendered.text), markers):
+            if not _are_the_same(self._control_tokens(tokens), markers):
                 tokens = self._encode_between(markers, rendered.text)
         bos = [self._bos_id] if self._bos_id is not None and (self._adds_bos or prompt.begins_with_bos) else []
         locate = _TokenLocator(tokens.offsets, shift=len(bos))
@@ -84,23 +83,15 @@ class PromptEncoder:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         return _Tokens(encoding.ids, encoding.offsets)
 
-    def _control_tokens(self, tokens: _Tokens, text: str) -> list[_Marker]:
-        found = []
-        for token_id, (start, stop) in zip(tokens.ids, tokens.offsets, strict=True):
-            if token_id in self._control_ids and not self._stands_for_unknown(token_id, text[start:stop]):
-                found.append(_Marker(token_id, start, stop))
-        return found
-
-    def _stands_for_unknown(self, token_id: int, text: str) -> bool:
-        # The unknown token is an added token too; only its own name in the text makes it a control token.
-        return token_id == self._unknown_id and text.strip() != self._tokenizer.id_to_token(token_id)
+    def _control_tokens(self, tokens: _Tokens) -> list[_Marker]:
+        triples = zip(tokens.ids, tokens.offsets, strict=True)
+        return [_Marker(token_id, start, stop) for token_id, (start, stop) in triples if token_id in self._control_ids]
 
     def _template_markers(self, rendered: RenderedPrompt) -> list[_Marker]:
         """The control tokens of the template's own text, which contents must neither add to nor take from."""
         markers = []
         for start, stop in _gaps(rendered.content_spans, len(rendered.text)):
-            gap = rendered.text[start:stop]
-            for marker in self._control_tokens(self._encode_whole(gap), gap):
+            for marker in self._control_tokens(self._encode_whole(rendered.text[start:stop])):
                 markers.append(_Marker(marker.token_id, start + marker.start, start + marker.stop))
         return markers
 
@@ -190,13 +181,6 @@ def _private_copy(backend: Tokenizer) -> Tokenizer:
 def _control_ids(tokenizer: Tokenizer) -> frozenset[int]:
     added = tokenizer.get_added_tokens_decoder()
     return frozenset(token_id for token_id, token in added.items() if token.content.strip())
-
-
-def _unknown_id(tokenizer: Tokenizer) -> int | None:
-    """The id that stands for characters outside the vocabulary, if the tokenizer has one."""
-    model = json.loads(tokenizer.to_str())["model"]
-    name = model.get("unk_token")
-    return model.get("unk_id") if name is None else tokenizer.token_to_id(name)
 
 
 def _without_control_tokens(tokenizer: Tokenizer, control_ids: frozenset[int]) -> Tokenizer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from qrcore import Document, load_scorer
+from qrcore.heads import head_set_from_list
 from qrcore.methods.qrhead import QRHeadScorer
 from qrcore.records import Span
 
@@ -41,20 +42,12 @@ class GoldenCase:
     per_head: Tensor
     near_cut: tuple[tuple[int, int, int], ...]
 
-    @property
-    def has_special_text(self) -> bool:
-        return self.id == "special_text"
-
 
 @cache
 def golden_cases(family: str) -> dict[str, GoldenCase]:
     with (FOLDER / "cases.jsonl").open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     return {row["id"]: _case(row, family) for row in rows}
-
-
-def golden_ids() -> list[str]:
-    return list(golden_cases(FAMILIES[0]))
 
 
 @cache
@@ -67,6 +60,13 @@ def golden_array(key: str) -> Tensor:
 def golden_heads(family: str, head_set: str) -> str:
     sets = json.loads((FOLDER / "head_sets.json").read_text(encoding="utf-8"))
     return str(sets[family][head_set]).replace("full_heads", "all")
+
+
+def changed_scorer(heads: str = "1-0,1-2,2-4", **changes: Any) -> QRHeadScorer:
+    """Other heads and settings over the golden Llama, which is loaded once; documents keep their special text."""
+    loaded = golden_scorer("llama", "full")
+    settings = replace(loaded.settings, **{"document_special_tokens": "text", **changes})
+    return QRHeadScorer(loaded.model, head_set_from_list(heads), settings)
 
 
 @cache

@@ -117,7 +117,7 @@ def test_visible_is_causal_and_counts_the_row_itself_into_the_window() -> None:
 def test_a_model_passes_gradients_through() -> None:
     inputs = inputs_for(PackedLayout(4, (2,)), None, None)
     query = inputs.query.requires_grad_()
-    packed_attention(inputs, PackedLayout(4, (2,))).sum().backward()  # type: ignore[no-untyped-call]
+    packed_attention(inputs, PackedLayout(4, (2,))).sum().backward()
     assert query.grad is not None and bool(query.grad.abs().sum() > 0)
 
 
@@ -166,13 +166,20 @@ def test_a_family_that_keeps_the_call_to_itself_is_refused() -> None:
 
 def test_inputs_carry_the_layers_own_settings() -> None:
     seen: list[AttentionInputs] = []
-    module = torch.nn.Module()
-    module.layer_idx = 1
+    module = _AttentionLayer()
     states = torch.randn(1, 2, 3, 4)
     call = AttentionCall(PackedLayout(2, (1,)), reads={1: lambda layer, inputs: seen.append(inputs)})
-    settings_ = {"scaling": 0.3, "sliding_window": 7, "softcap": 2.0}
     output, weights = attach._attention_function(
-        module, states, states, states, None, attention_call=call, dropout=0.0, **settings_
+        module,
+        states,
+        states,
+        states,
+        None,
+        scaling=0.3,
+        sliding_window=7,
+        softcap=2.0,
+        attention_call=call,
+        dropout=0.0,
     )
     attach._attention_function(module, states, states, states, None, attention_call=call)
     assert (seen[0].scaling, seen[0].window, seen[0].softcap) == (0.3, 7, 2.0)
@@ -187,6 +194,10 @@ def test_nothing_stays_registered() -> None:
     before = set(AttentionInterface._global_mapping)
     read_attention(model.model, ids, suffixes, [Head(0, 0)])
     assert set(AttentionInterface._global_mapping) == before
+
+
+class _AttentionLayer(torch.nn.Module):
+    layer_idx = 1
 
 
 def _small_pass() -> tuple[LoadedModel, list[int], list[Suffix]]:

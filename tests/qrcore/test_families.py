@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -113,11 +112,13 @@ def _with_settings(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Patch:
 def _reading_without(setting: str) -> Patch:
     """Only the reading forgets ``setting``; the attention output that goes on to the next layer keeps it."""
 
+    changes: dict[str, Any] = {setting: None}
+
     def reads_changed(patch: pytest.MonkeyPatch) -> None:
         attention_sum = read._attention_sum
 
         def changed(query: Tensor, key: Tensor, inputs: AttentionInputs, first_position: int) -> Tensor:
-            return attention_sum(query, key, replace(inputs, **{setting: None}), first_position)
+            return attention_sum(query, key, replace(inputs, **changes), first_position)
 
         patch.setattr(read, "_attention_sum", changed)
 
@@ -253,13 +254,14 @@ def test_a_long_prompt_leaves_no_trace(name: str, family_models: FamilyModels) -
     scorer = family_models.fresh_scorer(name)
     model = scorer.model.model
     before = {key: value.clone() for key, value in model.named_buffers()}
-    rotary = copy.copy({k: v for k, v in vars(model.rotary_emb).items() if not k.startswith("_")})
+    rotary: Any = model.rotary_emb
+    plain = {k: v for k, v in vars(rotary).items() if not k.startswith("_")}
     _read_a_long_prompt(name, scorer)
     after = dict(model.named_buffers())
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
-    assert {k for k in vars(model.rotary_emb) if not k.startswith("_")} == set(rotary)
-    assert model.rotary_emb.max_seq_len_cached == rotary["max_seq_len_cached"]
+    assert {k for k in vars(rotary) if not k.startswith("_")} == set(plain)
+    assert rotary.max_seq_len_cached == plain["max_seq_len_cached"]
 
 
 def _deviation(name: str, family_models: FamilyModels, scorer: QRHeadScorer) -> float:

@@ -128,7 +128,7 @@ def test_what_is_no_json_is_refused() -> None:
 
 def test_a_head_set_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        FULL.name = "other"  # type: ignore[misc]
+        FULL.name = "other"
 
 
 @pytest.mark.parametrize("field", ["layers", "query_heads", "kv_heads", "head_dim", "vocab_size"])

@@ -179,10 +179,20 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_loading_leaves_the_library_as_talkative_as_before(family_models: FamilyModels) -> None:
-    family_models.folder("llama")
+    folder = str(family_models.folder("llama"))
     before = (transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled())
-    load_scorer(str(family_models.folder("llama")), heads="0-0")
-    assert (transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()) == before
+    try:
+        transformers_logging.set_verbosity_warning()
+        transformers_logging.enable_progress_bar()
+        load_scorer(folder, heads="0-0")
+        assert transformers_logging.get_verbosity() == transformers_logging.WARNING
+        assert transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()
+        load_scorer(folder, heads="0-0")
+        assert not transformers_logging.is_progress_bar_enabled()
+    finally:
+        transformers_logging.set_verbosity(before[0])
+        (transformers_logging.enable_progress_bar if before[1] else transformers_logging.disable_progress_bar)()
 
 
 def test_the_hash_of_weights_covers_names_and_bytes(tmp_path: Path) -> None:

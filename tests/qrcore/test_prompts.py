@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -139,5 +141,5 @@ def tokenizer(markers: list[str], chat_template: str | None = None) -> PreTraine
     return made
 
 
-def _fields(prompt: PromptFormat) -> dict[str, str | bool]:
+def _fields(prompt: PromptFormat) -> dict[str, Any]:
     return {field: getattr(prompt, field) for field in PromptFormat.__slots__}

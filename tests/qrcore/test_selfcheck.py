@@ -85,7 +85,7 @@ def test_the_check_leaves_the_model_as_it_was(family_models: FamilyModels) -> No
 
 @pytest.mark.parametrize("family", _REASONS)
 def test_known_misfits_are_refused_by_name_with_the_reason(family: str, tmp_path: Path) -> None:
-    config = config_of("llama")
+    config: Any = config_of("llama")
     config.model_type = family
     with pytest.raises(ModelError) as caught:
         check_supported(config)

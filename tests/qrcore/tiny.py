@@ -58,7 +58,7 @@ def byte_level(
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)  # type: ignore[no-untyped-call]
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(_CORPUS, trainer)
     return _with_added_tokens(tokenizer, control, greedy_markers=greedy_markers, tricky=tricky)
 
@@ -69,7 +69,7 @@ def metaspace_bpe(scheme: str) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
     tokenizer.decoder = _byte_fallback_decoder(decoders.Metaspace(prepend_scheme=scheme))
-    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=_vocabulary_tokens(), show_progress=False)  # type: ignore[no-untyped-call]
+    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=_vocabulary_tokens(), show_progress=False)
     tokenizer.train_from_iterator(_CORPUS, trainer)
     return _with_added_tokens(tokenizer)
 
@@ -83,7 +83,7 @@ def legacy_llama() -> Tokenizer:
     tokenizer.decoder = decoders.Sequence(
         [replace, decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=_vocabulary_tokens(), show_progress=False)  # type: ignore[no-untyped-call]
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=_vocabulary_tokens(), show_progress=False)
     tokenizer.train_from_iterator([word for text in _CORPUS for word in text.split()], trainer)
     return _with_added_tokens(tokenizer)
 
@@ -95,7 +95,7 @@ def unigram(*, byte_fallback: bool) -> Tokenizer:
     tokenizer.normalizer = normalizers.Replace(Regex("\u00a0"), " ")
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
-    trainer = trainers.UnigramTrainer(  # type: ignore[no-untyped-call]
+    trainer = trainers.UnigramTrainer(
         vocab_size=500, special_tokens=_vocabulary_tokens(), unk_token="<unk>", show_progress=False
     )
     tokenizer.train_from_iterator(_CORPUS, trainer)
