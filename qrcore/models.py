@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -67,7 +68,7 @@ def open_model(model: str, revision: str | None = None) -> ModelSource:
     path = str(embedded_folder()) if model == EMBEDDED else model
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise ModelError(
             f"model {model!r}: expected a folder with config.json or a hub id that can be reached; "
             f"{_first_line(error)}. Give the folder of a downloaded model."

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from qrcore.errors import PromptError
@@ -230,12 +231,18 @@ def chat_format(tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
 
 def _render_template(tokenizer: PreTrainedTokenizerBase) -> str:
     messages = [{"role": "user", "content": _SENTINEL}]
-    rendered = tokenizer.apply_chat_template(
-        messages,
-        chat_template=_FIXED_CLOCK + tokenizer.get_chat_template(),
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=False,
-        date_string=_TEMPLATE_DATE,
-    )
+    try:
+        rendered = tokenizer.apply_chat_template(
+            messages,
+            chat_template=_FIXED_CLOCK + tokenizer.get_chat_template(),
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,
+            date_string=_TEMPLATE_DATE,
+        )
+    except TemplateError as error:
+        raise PromptError(
+            f"prompt 'chat': expected a template that renders one user message; it refuses ({error}). "
+            "Use prompt=plain or a named format."
+        ) from error
     return str(rendered)

@@ -39,7 +39,7 @@ def declared_dependencies() -> list[str]:
 
 def test_the_lock_covers_every_direct_dependency() -> None:
     locked = {line.split("==")[0].lower().replace("_", "-") for line in LOCK.read_text().splitlines()}
-    names = {re.split(r"[\[<>=!,]", entry)[0].lower() for entry in declared_dependencies()}
+    names = {re.split(r"[\[<>=!,]", entry)[0].lower().replace("_", "-") for entry in declared_dependencies()}
     assert len(names) > 15
     assert names <= locked
 

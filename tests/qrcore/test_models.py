@@ -210,3 +210,10 @@ def test_the_hash_of_weights_covers_names_and_bytes(tmp_path: Path) -> None:
 def _copy(source: Path, target: Path) -> None:
     for file in source.iterdir():
         (target / file.name).write_bytes(file.read_bytes())
+
+
+def test_a_config_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "hidden_size": "wide", "num_attention_heads": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"config\.json"):
+        open_model(str(tmp_path))

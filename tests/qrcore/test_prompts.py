@@ -143,3 +143,10 @@ def tokenizer(markers: list[str], chat_template: str | None = None) -> PreTraine
 
 def _fields(prompt: PromptFormat) -> dict[str, Any]:
     return {field: getattr(prompt, field) for field in PromptFormat.__slots__}
+
+
+def test_a_template_that_refuses_is_a_prompt_error() -> None:
+    tokenizer = tiny.wrapped(tiny.byte_level())
+    tokenizer.chat_template = "{{ raise_exception('a system turn is needed') }}"
+    with pytest.raises(PromptError, match="a system turn is needed"):
+        chat_format(tokenizer)
