@@ -36,6 +36,7 @@ ERROR_KINDS: Final[dict[str, ErrorKind]] = {
     "duplicate_doc_id": "input",
     "null_text": "input",
     "invalid_text": "input",
+    "invalid_rank": "input",
     "context_too_long": "input",
     "sliding_window_exceeded": "input",
     "oom": "transient",

@@ -37,6 +37,11 @@ def check_supported(config: PreTrainedConfig) -> None:
         raise ModelError(
             f"model family {family!r} is not supported: {reason}. Use one of {', '.join(sorted(SUPPORTED))}."
         )
+    if getattr(config, "quantization_config", None):
+        raise ModelError(
+            f"model family {family!r} with quantized weights is not supported: its scores have not been checked here. "
+            "Use the checkpoint in bfloat16, float16 or float32."
+        )
     if getattr(config, "use_bidirectional_attention", None):
         raise ModelError(
             f"model family {family!r} with use_bidirectional_attention is not supported: scores assume that a token "

@@ -17,6 +17,7 @@ from qrcore.prompts import PromptFormat
 from qrcore.records import Order
 
 _HEAD_PATTERN: Final = re.compile(r"(\d+)-(\d+)")
+_LIST_PATTERN: Final = re.compile(r"[\d\s,-]*")
 
 
 class Head(NamedTuple):
@@ -190,7 +191,7 @@ def _resolve(heads: str | HeadSet | Sequence[Head] | None, shipped: HeadSet | No
         return all_heads(shape)
     if shipped is not None and heads == shipped.name:
         return shipped
-    return head_set_from_list(heads) if _HEAD_PATTERN.match(heads) else load_head_set(heads)
+    return head_set_from_list(heads) if _LIST_PATTERN.fullmatch(heads) else load_head_set(heads)
 
 
 def unique_heads(heads: Iterable[Head]) -> tuple[Head, ...]:

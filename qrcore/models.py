@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -30,6 +31,16 @@ from qrcore.heads import HeadSet, ModelShape, read_head_set
 
 EMBEDDED: Final = "embedded"
 _HEAD_SET_FILE: Final = "headset.json"
+_WEIGHT_FILES: Final = ("*.safetensors", "*.safetensors.index.json")
+_SETUP_FILES: Final = (
+    "config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "vocab*",
+    "merges.txt",
+    "*.jinja",
+    _HEAD_SET_FILE,
+)
 _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -63,24 +74,39 @@ class LoadedModel:
 def open_model(model: str, revision: str | None = None) -> ModelSource:
     """Read a model's configuration and shipped head set, no weights.
 
-    ``model``: a folder, a hub id, or ``embedded`` (the model in this package). Raises :class:`ModelError`.
+    ``model``: a folder, a hub id, or ``embedded`` (the model in this package). A hub id is pinned to the commit that
+    ``revision`` means now. Raises :class:`ModelError`.
     """
     path = str(embedded_folder()) if model == EMBEDDED else model
+    if not Path(path).is_dir():
+        path = _download(model, revision, _SETUP_FILES)
+        revision = Path(path).name  # the hub's cache names a snapshot by its commit
     try:
-        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, StrictDataclassError) as error:
         raise ModelError(
-            f"model {model!r}: expected a folder with config.json or a hub id that can be reached; "
-            f"{_first_line(error)}. Give the folder of a downloaded model."
+            f"model {model!r}: expected a folder with a valid config.json; {_first_line(error)}. "
+            "Give the folder of a downloaded model."
         ) from error
     check_supported(config)
     return ModelSource(model, path, revision, config, model_shape(config), _shipped_head_set(Path(path)))
 
 
+def _download(model: str, revision: str | None, patterns: Sequence[str]) -> str:
+    """The local snapshot of a hub model with the files of ``patterns``; raises :class:`ModelError`."""
+    try:
+        return snapshot_download(model, revision=revision, allow_patterns=list(patterns))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise ModelError(
+            f"model {model!r}: expected a folder with config.json or a hub id that can be reached; "
+            f"{_first_line(error)}. Give the folder of a downloaded model."
+        ) from error
+
+
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     """The model's tokenizer. Raises :class:`ModelError`."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source.path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"model {source.model_id!r}: expected a tokenizer beside the weights; {_first_line(error)}. "
@@ -100,8 +126,7 @@ def load_model(source: ModelSource, depth: int, *, dtype: str = "auto", device: 
     try:
         with _quiet_loading():
             model, report = AutoModel.from_pretrained(
-                source.path,
-                revision=source.revision,
+                _folder_with_weights(source),
                 config=cut_config(source.config, depth),
                 dtype=torch_dtype,
                 attn_implementation="eager",  # the one kind that every family has
@@ -118,6 +143,11 @@ def load_model(source: ModelSource, depth: int, *, dtype: str = "auto", device: 
     _check_complete(source, report)
     model.requires_grad_(False)
     return LoadedModel(source, model.to(target).eval(), load_tokenizer(source), depth)
+
+
+def _folder_with_weights(source: ModelSource) -> str:
+    on_this_machine = source.model_id == EMBEDDED or Path(source.model_id).is_dir()
+    return source.path if on_this_machine else _download(source.model_id, source.revision, _WEIGHT_FILES)
 
 
 def _check_complete(source: ModelSource, report: dict[str, Any]) -> None:
@@ -164,7 +194,7 @@ def _is_per_layer(name: str) -> bool:
 
 
 def scaled_position_limit(config: PreTrainedConfig) -> int:
-    """``max_position_embeddings``, or the original limit times the RoPE factor where that is larger."""
+    """``max_position_embeddings``, or, where the configuration names one, the original limit times the RoPE factor."""
     limit = int(config.max_position_embeddings)
     parameters: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
     original, factor = parameters.get("original_max_position_embeddings"), parameters.get("factor")
@@ -196,13 +226,19 @@ def resolve_dtype(dtype: str, device: torch.device, config: PreTrainedConfig) ->
     return _DTYPES[dtype]
 
 
-def weights_sha256(path: str) -> str | None:
-    """SHA-256 over the names and contents of a model folder's safetensors files; None for a hub id."""
-    files = sorted(Path(path).glob("*.safetensors")) if Path(path).is_dir() else []
-    if not files:
-        return None
+def weights_sha256(folder: str) -> str:
+    """SHA-256 over the names and contents of a model folder's safetensors files."""
+    return _files_sha256(Path(folder), _WEIGHT_FILES)
+
+
+def setup_sha256(folder: str) -> str:
+    """SHA-256 over the configuration and the tokenizer's files, which decide scores as much as the weights do."""
+    return _files_sha256(Path(folder), _SETUP_FILES)
+
+
+def _files_sha256(folder: Path, patterns: Sequence[str]) -> str:
     digest = hashlib.sha256()
-    for file in files:
+    for file in sorted({file for pattern in patterns for file in folder.glob(pattern)}):
         digest.update(file.name.encode() + b"\0" + _file_sha256(file))
     return digest.hexdigest()
 
@@ -215,18 +251,25 @@ def use_threads(threads: int) -> None:
 @contextmanager
 def out_of_memory_as_error() -> Iterator[None]:
     """Turn running out of memory into a :class:`ScoreError` of one row (kind ``transient``)."""
+    problem = ""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        # A failed allocation on the CPU is a plain RuntimeError, known by its text only.
-        if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        problem = _first_line(error) or "out of memory"
+    except RuntimeError as error:
+        # A failed allocation on the CPU is a plain RuntimeError, known by its text only. Other errors that speak of
+        # memory (an illegal access on a GPU) leave the process unusable and must not pass for a large row.
+        if "DefaultCPUAllocator: can't allocate memory" not in str(error):
             raise
+        problem = _first_line(error)
+    if problem:
+        torch.cuda.empty_cache()
         raise ScoreError(
             "oom",
-            f"memory: expected this prompt to fit, and it did not ({_first_line(error)}). "
+            f"memory: expected this prompt to fit, and it did not ({problem}). "
             "Run again with fewer actors, shorter candidates or more memory.",
             stage="score",
-        ) from error
+        ) from None
 
 
 def _file_sha256(path: Path) -> bytes:

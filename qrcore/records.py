@@ -71,15 +71,18 @@ class Ranking:
 class ScorerIdentity:
     """What a loaded scorer is, in plain values: everything that ``auto`` came to, and what the weights are.
 
-    ``prompt``: all fields of the prompt format; ``weights_sha256``: None where the files are not at hand;
-    ``kept_layers`` of ``layers`` were loaded; ``max_tokens``: the longest prompt the model is made for.
+    ``revision``: the commit of a hub model; ``prompt``: all fields of the prompt format; ``setup_sha256``: of the
+    configuration and the tokenizer's files; ``kept_layers`` of ``layers`` were loaded; ``max_tokens``: the longest
+    prompt the model is made for.
     """
 
     head_set_id: str
     heads: tuple[str, ...]
     prompt: dict[str, Any]
     prompt_sha256: str
-    weights_sha256: str | None
+    revision: str | None
+    weights_sha256: str
+    setup_sha256: str
     layers: int
     kept_layers: int
     dtype: str

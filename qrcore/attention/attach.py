@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from qrcore.attention.call import AttentionCall, AttentionInputs
-from qrcore.attention.kernel import packed_attention
+from qrcore.attention.kernel import packed_attention, visible
 from qrcore.errors import ModelError
 
 _NAME: Final = "qrbatch_packed"
@@ -94,7 +96,7 @@ def _attention_function(
     sliding_window: int | None = None,
     softcap: float | None = None,
     attention_call: AttentionCall | None = None,
-    **_others: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """The registered function: query ``[1, head, token, dim]``; returns ``[1, token, head, dim]``."""
     if attention_call is None:
@@ -110,12 +112,37 @@ def _attention_function(
         scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
         window=sliding_window,
         softcap=softcap,
+        own_weights=partial(_own_weights, module, query, key, value, scaling, sliding_window, softcap, others),
     )
     if layer in attention_call.reads:
         attention_call.reads[layer](layer, inputs)
     if layer == attention_call.last_layer:
         raise _LastLayerReached
     return packed_attention(inputs, attention_call.layout).transpose(0, 1)[None], None
+
+
+def _own_weights(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+    others: dict[str, Any],
+) -> Tensor:
+    """The family's eager attention over the same queries and keys, in float32 and in token order."""
+    eager = sys.modules[type(module).__module__].eager_attention_forward
+    positions = torch.arange(query.shape[2], device=query.device)
+    hidden = ~visible(positions, positions, window)
+    mask = torch.zeros(hidden.shape, device=query.device).masked_fill(hidden, torch.finfo(torch.float32).min)
+    settings = {**others, "scaling": scaling, "dropout": 0.0}
+    if softcap is not None:
+        settings["softcap"] = softcap
+    states = (query.float(), key.float(), value.float())
+    _, weights = eager(module, *states, mask[None, None], **settings)
+    own: Tensor = weights[0]
+    return own
 
 
 def _rotary_modules(model: PreTrainedModel) -> list[nn.Module]:

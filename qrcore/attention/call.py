@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -54,7 +54,11 @@ class LayerRead(Protocol):
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionInputs:
     """Queries ``[head, token, dim]``, keys and values ``[kv_head, token, dim]`` of one layer after rotation and
-    normalisation, with the layer's own scale, window (keys a query may look back, itself included) and softcap."""
+    normalisation, with the layer's own scale, window (keys a query may look back, itself included) and softcap.
+
+    ``own_weights`` gives the family's own attention matrices of these very inputs, ``[head, token, token]`` float32,
+    every token seeing the tokens before it: for comparison only, its memory grows with the square of the length.
+    """
 
     query: Tensor
     key: Tensor
@@ -62,6 +66,7 @@ class AttentionInputs:
     scaling: float
     window: int | None
     softcap: float | None
+    own_weights: Callable[[], Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -42,7 +42,7 @@ def read_attention(
     rows = tuple(suffix.rows for suffix in suffixes)
     collected: dict[Head, list[Tensor]] = {}
     readers: dict[int, LayerRead] = {
-        layer: _LayerReader(layout, rows, tuple(chosen), collected) for layer, chosen in _by_layer(heads).items()
+        layer: LayerReader(layout, rows, tuple(chosen), collected) for layer, chosen in _by_layer(heads).items()
     }
     call = AttentionCall(layout=layout, reads=readers, last_layer=max(readers))
     token_ids = torch.tensor([*prefix_ids, *(token for suffix in suffixes for token in suffix.ids)])
@@ -58,7 +58,9 @@ def _by_layer(heads: Iterable[Head]) -> dict[int, list[Head]]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _LayerReader:
+class LayerReader:
+    """Reads its heads in one layer; ``collected[head]`` gets one ``[key]`` tensor per suffix."""
+
     layout: PackedLayout
     rows: tuple[Span, ...]
     heads: tuple[Head, ...]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,16 +17,13 @@ from qrcore.attention.read import Suffix, read_attention
 from qrcore.contracts.scorer import Reading
 from qrcore.errors import ScoreError
 from qrcore.heads import Head, HeadSet, unique_heads
-from qrcore.models import LoadedModel, out_of_memory_as_error, weights_sha256
+from qrcore.models import LoadedModel, out_of_memory_as_error, setup_sha256, weights_sha256
 from qrcore.ordering import prompt_order
 from qrcore.prompts import PromptFormat
 from qrcore.records import UNINFORMATIVE_QUERY, Document, Order, Ranking, RankRequest, ScorerIdentity, Span
 from qrcore.requests import check_request
 from qrcore.scoring import calibrate, pool_documents, rank_documents
 from qrcore.tokens import EncodedPrompt, PromptEncoder, SpecialTokens
-
-#: What the model must be able to do, checked before a run starts.
-needs: Final = frozenset({"read"})
 
 QuerySpan = Literal["official", "query"]
 
@@ -74,7 +71,9 @@ class QRHeadScorer:
             heads=self.heads.heads,
             prompt=asdict(self.settings.prompt),
             prompt_sha256=self.settings.prompt.hash,
+            revision=source.revision,
             weights_sha256=weights_sha256(source.path),
+            setup_sha256=setup_sha256(source.path),
             layers=source.shape.layers,
             kept_layers=self.model.depth,
             dtype=str(self.model.model.dtype).removeprefix("torch."),
@@ -110,11 +109,16 @@ class QRHeadScorer:
     def rank_many(self, requests: Iterable[RankRequest]) -> Iterator[Ranking | ScoreError]:
         """A ranking or the reason why there is none, for each request in order."""
         for request in requests:
-            try:
-                yield self._rank(request)
-            except ScoreError as error:
-                error.query_id = request.query_id
-                yield error
+            yield self._answer(request)
+
+    def _answer(self, request: RankRequest) -> Ranking | ScoreError:
+        try:
+            return self._rank(request)
+        except ScoreError as error:
+            error.query_id = request.query_id
+            # The frames behind an error hold its tensors: kept with the error, they would starve the rows after it.
+            error.__traceback__ = error.__cause__ = error.__context__ = None
+            return error
 
     def _rank(self, request: RankRequest) -> Ranking:
         if request.query == self.settings.null_query:

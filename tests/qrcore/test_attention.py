@@ -34,7 +34,7 @@ def inputs_for(layout: PackedLayout, window: int | None, softcap: float | None) 
     draw = torch.Generator().manual_seed(layout.length)
     query = 2 * torch.randn(HEADS, layout.length, DIM, generator=draw, dtype=torch.float64)
     key, value = torch.randn(2, KV_HEADS, layout.length, DIM, generator=draw, dtype=torch.float64)
-    return AttentionInputs(query, key, value, scaling=0.7, window=window, softcap=softcap)
+    return AttentionInputs(query, key, value, scaling=0.7, window=window, softcap=softcap, own_weights=lambda: query)
 
 
 def naive_weights(inputs: AttentionInputs, layout: PackedLayout) -> list[list[list[float]]]:
@@ -87,7 +87,7 @@ def test_reading_equals_the_mean_of_naive_rows(
     collected: dict[Head, list[Tensor]] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(read, "_LOGITS_AT_ONCE", at_once)
-        read._LayerReader(layout, rows, heads, collected)(5, inputs)
+        read.LayerReader(layout, rows, heads, collected)(5, inputs)
     weights = naive_weights(inputs, layout)
     for head in heads:
         for suffix, chosen, means in zip(layout.suffixes, rows, collected[head], strict=True):

@@ -145,12 +145,12 @@ def _tiled_kv_heads_in_output(patch: pytest.MonkeyPatch) -> None:
 
 
 def _next_kv_head_in_reading(patch: pytest.MonkeyPatch) -> None:
-    read_group = read._LayerReader._read_group
+    read_group = read.LayerReader._read_group
 
     def shifted(self: Any, inputs: AttentionInputs, kv_head: int, *others: Any) -> Tensor:
         return read_group(self, inputs, (kv_head + 1) % inputs.key.shape[0], *others)
 
-    patch.setattr(read._LayerReader, "_read_group", shifted)
+    patch.setattr(read.LayerReader, "_read_group", shifted)
 
 
 def _packed_positions(patch: pytest.MonkeyPatch) -> None:

@@ -11,15 +11,17 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
 from qrcore import Document, HeadSet, load_scorer
-from qrcore.errors import ModelError
+from qrcore.errors import ModelError, ScoreError
 from qrcore.models import (
     cut_config,
     load_model,
     model_shape,
     open_model,
+    out_of_memory_as_error,
     resolve_device,
     resolve_dtype,
     scaled_position_limit,
+    setup_sha256,
     weights_sha256,
 )
 from tests.qrcore.families import HEADS, LAYERS, MODELS, FamilyModels, config_of, save_model
@@ -196,15 +198,68 @@ def test_loading_leaves_the_library_as_talkative_as_before(family_models: Family
 
 
 def test_the_hash_of_weights_covers_names_and_bytes(tmp_path: Path) -> None:
-    assert weights_sha256("org/model") is None
-    assert weights_sha256(str(tmp_path)) is None
+    empty = weights_sha256(str(tmp_path))
     (tmp_path / "a.safetensors").write_bytes(b"one")
     first = weights_sha256(str(tmp_path))
     (tmp_path / "a.safetensors").write_bytes(b"two")
     second = weights_sha256(str(tmp_path))
     (tmp_path / "a.safetensors").rename(tmp_path / "b.safetensors")
     third = weights_sha256(str(tmp_path))
-    assert len({first, second, third, None}) == 4
+    assert len({first, second, third, empty}) == 4
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
+def test_the_hash_of_the_setup_covers_what_decides_scores_beside_weights(name: str, tmp_path: Path) -> None:
+    before = setup_sha256(str(tmp_path))
+    (tmp_path / name).write_text("{}")
+    assert setup_sha256(str(tmp_path)) != before
+    with_it = setup_sha256(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    assert setup_sha256(str(tmp_path)) == with_it
+
+
+def test_a_hub_model_is_pinned_to_its_commit_and_its_files_are_hashed(
+    family_models: FamilyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "snapshots" / "0123abc"
+    snapshot.mkdir(parents=True)
+    _copy(family_models.folder("llama"), snapshot)
+    asked: list[tuple[str, str | None, list[str]]] = []
+
+    def download(model: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((model, revision, allow_patterns))
+        return str(snapshot)
+
+    monkeypatch.setattr("qrcore.models.snapshot_download", download)
+    scorer = load_scorer("org/model", revision="main", heads="0-0")
+    assert scorer.identity.revision == "0123abc"
+    assert scorer.identity.weights_sha256 == weights_sha256(str(snapshot))
+    assert [(model, revision) for model, revision, _ in asked] == [("org/model", "main"), ("org/model", "0123abc")]
+    assert not any("safetensors" in pattern for pattern in asked[0][2])
+
+
+def test_quantized_checkpoints_are_refused_by_name(family_models: FamilyModels, tmp_path: Path) -> None:
+    _copy(family_models.folder("llama"), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "awq"}}))
+    with pytest.raises(ModelError, match="quantized"):
+        load_scorer(str(tmp_path), heads="0-0")
+
+
+def test_running_out_of_memory_is_an_error_of_one_row() -> None:
+    for failure in (
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ):
+        with pytest.raises(ScoreError) as caught, out_of_memory_as_error():
+            raise failure
+        assert (caught.value.code, caught.value.kind) == ("oom", "transient")
+
+
+def test_a_broken_gpu_does_not_pass_for_a_large_row() -> None:
+    with pytest.raises(RuntimeError, match="illegal memory access"), out_of_memory_as_error():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -184,3 +184,16 @@ def _raise(error: BaseException) -> Callable[..., Any]:
         raise error
 
     return raising
+
+
+def test_an_error_does_not_keep_the_frames_that_hold_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = load_scorer(str(FOLDER / "models" / "llama"), heads="0-0")
+    monkeypatch.setattr(scorer, "_read", _out_of_memory)
+    (error,) = scorer.rank_many([RankRequest("q", (Document("d", "text"),))])
+    assert isinstance(error, ScoreError)
+    assert error.code == "oom"
+    assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
+
+
+def _out_of_memory(_request: RankRequest) -> None:
+    raise MemoryError

@@ -40,7 +40,13 @@ TAMPERED = {
 @pytest.mark.parametrize("name", MODELS)
 def test_untouched_models_pass(name: str, family_models: FamilyModels) -> None:
     scorer = family_models.scorer(name)
-    assert check_reading(scorer.model, scorer.heads.head_list) <= 1e-5
+    check_reading(scorer.model, scorer.heads.head_list)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_untouched_models_pass_in_half_precision(name: str, family_models: FamilyModels) -> None:
+    # Peaked heads amplify the rounding of bfloat16: only a comparison on the same queries and keys can be strict.
+    load_scorer(str(family_models.folder(name)), heads="all", dtype="bfloat16")
 
 
 @pytest.mark.parametrize("tampering", TAMPERED)
@@ -71,7 +77,7 @@ def test_weights_that_give_no_numbers_are_refused(family_models: FamilyModels, t
     weights = load_file(tmp_path / "model.safetensors")
     weights["layers.0.self_attn.q_proj.weight"][0, 0] = float("nan")
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="got a difference of nan"):
+    with pytest.raises(ModelError, match="got a difference of inf"):
         load_scorer(str(tmp_path), heads="0-0")
 
 
@@ -114,3 +120,23 @@ def test_no_family_is_both_supported_and_refused() -> None:
 def _copy(source: Path, target: Path) -> None:
     for file in source.iterdir():
         (target / file.name).write_bytes(file.read_bytes())
+
+
+def test_a_scale_that_is_slightly_off_is_refused_in_half_precision_too(
+    family_models: FamilyModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = read.attention_logits
+    monkeypatch.setattr(read, "attention_logits", lambda q, k, scaling, softcap: logits(q, k, scaling * 1.02, softcap))
+    with pytest.raises(ModelError, match="got a difference of"):
+        load_scorer(str(family_models.folder("qwen2")), heads="0-0", dtype="bfloat16")
+
+
+def test_large_key_biases_are_no_reason_to_refuse(family_models: FamilyModels, tmp_path: Path) -> None:
+    _copy(family_models.folder("qwen2"), tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    for name, weight in weights.items():
+        if name.endswith("k_proj.bias"):
+            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 20)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    for dtype in ("float32", "bfloat16"):
+        load_scorer(str(tmp_path), heads="all", dtype=dtype)
