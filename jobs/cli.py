@@ -1,4 +1,4 @@
-"""The command line: ``qrbatch JOB …``. Exit codes: see :data:`EXIT_CODES` and :func:`main`."""
+"""The command line: ``qrbatch JOB …``. Exit codes: see :func:`main`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,20 @@ from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from jobs.config import RerankConfig
 from jobs.demo import QUESTIONS, show_demo
 from jobs.demo import demo as run_demo
 from jobs.settings import Values, merge, nest, parse_assignments, read_config_file, validate
-from qrcore.errors import ConfigError, IncompleteRunError, InputError, QRBatchError
+from qrcore.errors import (
+    ConfigError,
+    IncompleteRunError,
+    InputError,
+    PlanConflictError,
+    QRBatchError,
+    StorageError,
+)
 
 COMMITTED: Final = 0
 DEFECT: Final = 1
@@ -74,7 +82,7 @@ def _rerank(config_file: str | None, flags: dict[str, Any], assignments: list[st
     console = Console()
     with native_stderr_held(), ConsoleObserver(console) as observer:
         result = run_rerank(config, observer)
-    show_result(console, result)
+    show_result(console, result, config.qrels)
     return exit_code(result.manifest.failed, len(result.manifest.skipped_files))
 
 
@@ -117,18 +125,18 @@ def train_embedded(
 
 
 def _train_embedded(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
-    from jobs.console import TrainingLines
+    from jobs.console import TrainingLines, show_line
     from jobs.train_embedded import TrainEmbeddedConfig
     from jobs.train_embedded import train_embedded as run_training
 
     config = validate(TrainEmbeddedConfig, _gather(config_file, flags, assignments))
     console = Console()
     report = run_training(config, TrainingLines(console))
-    console.print(
-        f"[bold green]trained[/bold green]  {report['parameters']:,} parameters on {report['tokens']:,} tokens in "
+    show_line(
+        console,
+        ("trained", "bold green"),
+        f"  {report['parameters']:,} parameters on {report['tokens']:,} tokens in "
         f"{report['seconds']:,.0f} s: {config.output}",
-        highlight=False,
-        soft_wrap=True,
     )
     return COMMITTED
 
@@ -160,7 +168,7 @@ def _guarded(command: Any, debug: bool) -> int:
         if debug:
             traceback.print_exc()
         errors.print("[bold red]error[/bold red]  ", end="", highlight=False)
-        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        errors.print(Text(str(error)), soft_wrap=True)
         return _code_of(error)
 
 
@@ -169,12 +177,12 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _code_of(error: QRBatchError) -> int:
-    if isinstance(error, (ConfigError, InputError)):
+    if isinstance(error, (ConfigError, InputError, PlanConflictError)):
         return BAD_INPUT
-    return RESUMABLE if isinstance(error, IncompleteRunError) else DEFECT
+    return RESUMABLE if isinstance(error, (IncompleteRunError, StorageError)) else DEFECT
 
 
 def main() -> None:
     """Entry point: 0 committed; 1 defect; 2 bad configuration or input; 3 committed with failed rows or skipped
-    files; 4 interrupted or starved, the same command resumes."""
+    files; 4 interrupted, starved or cut off from storage, the same command resumes."""
     sys.exit(app(prog_name="qrbatch"))

@@ -16,10 +16,14 @@ class InputConfig(Section):
         ...,
         "Parquet files, folders of them, or committed runs; local paths or s3://.",
         affects_output=False,
+        flag="--input",
         min_length=1,
     )
     carry: Literal["all", "none"] | tuple[str, ...] = setting(
-        "all", "Further columns to copy from input to output: all, none or a list of names.", affects_output=True
+        "all",
+        "Further columns to copy from input to output: all, none or a list of names.",
+        affects_output=True,
+        expected="all, none or a list of names",
     )
     on_bad_file: Literal["fail", "skip"] = setting(
         "fail", "What to do with a file that does not follow the input schema.", affects_output=True
@@ -29,7 +33,9 @@ class InputConfig(Section):
 class OutputConfig(Section):
     """Where it goes."""
 
-    uri: str = setting(..., "Folder of runs; this run stands in <uri>/<run_id>/.", affects_output=False)
+    uri: str = setting(
+        ..., "Folder of runs; this run stands in <uri>/<run_id>/.", affects_output=False, flag="--output"
+    )
 
 
 class ModelConfig(Section):
@@ -98,13 +104,21 @@ class StorageConfig(Section):
     endpoint_url: str | None = setting(None, "S3 endpoint; empty: AWS_ENDPOINT_URL or AWS.", affects_output=False)
     region: str | None = setting(None, "S3 region.", affects_output=False)
     path_style: bool = setting(False, "Put the bucket into the path instead of the host name.", affects_output=False)
+    shared: bool = setting(False, "Local paths are the same on every node of the cluster.", affects_output=False)
     timeout_s: float = setting(60.0, "Seconds to wait for a connection or an answer.", affects_output=False, gt=0)
 
 
 class RerankConfig(Section):
     """Everything ``qrbatch rerank`` can be told."""
 
-    name: str = setting("rerank", "Name of the run: a-z, 0-9, '.', '_', '-'.", affects_output=False)
+    name: str = setting(
+        "rerank",
+        "Name of the run: a-z, 0-9, '.', '_', '-'.",
+        affects_output=False,
+        flag="--name",
+        expected="1 to 64 characters of a-z, 0-9, '.', '_' and '-'",
+        pattern=r"^[a-z0-9._-]{1,64}$",
+    )
     input: InputConfig
     output: OutputConfig
     model: ModelConfig = Field(default_factory=ModelConfig)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 if TYPE_CHECKING:
     from pipelines.plan import Plan
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from qrcore.training.progress import Progress as TrainingProgress
 
 _LINE_EVERY_S: Final = 10.0
+
+
+def show_line(console: Console, *parts: str | tuple[str, str]) -> None:
+    """Print one line of plain texts and (text, style) pairs: brackets and colons in them are no markup."""
+    console.print(Text.assemble(*parts), soft_wrap=True)
 
 
 class ConsoleObserver:
@@ -35,30 +41,30 @@ class ConsoleObserver:
     def stage(self, message: str) -> None:
         """One line for a step of the run."""
         self._stop_bar()
-        self._console.print(f"[dim]·[/dim] {message} …", highlight=False)
+        show_line(self._console, ("·", "dim"), f" {message} …")
 
-    def planned(self, plan: Plan, done: int) -> None:
-        """Show what will be done and start counting."""
-        todo = [unit for unit in plan.units]
+    def planned(self, plan: Plan, done: frozenset[str]) -> None:
+        """Show what will be done and start counting; ``done``: ids of units that earlier commands finished."""
+        todo = [unit for unit in plan.units if unit.unit_id not in done]
+        finished = len(plan.units) - len(todo)
         heads = plan.provenance["head_set"]
         prompt = plan.provenance["prompt"]["name"]
         kept, layers = (plan.provenance["model"][key] for key in ("kept_layers", "layers"))
-        self._console.print(
-            f"[bold]{plan.run_id}[/bold]  {plan.rows} rows in {len(todo)} units"
-            + (f", {done} units already done" if done else ""),
-            highlight=False,
+        show_line(
+            self._console,
+            (plan.run_id, "bold"),
+            f"  {plan.rows} rows in {len(plan.units)} units" + (f", {finished} units already done" if finished else ""),
         )
-        self._console.print(
+        show_line(
+            self._console,
             f"  model {plan.provenance['model']['id']} ({kept} of {layers} layers), {len(heads['heads'])} heads "
             f"({heads['id']}), prompt {prompt}, order {plan.order}, {plan.provenance['dtype']} on "
             f"{plan.provenance['device']}",
-            highlight=False,
-            soft_wrap=True,
         )
-        self._rows = plan.rows
+        self._rows = sum(unit.rows for unit in todo)
         self._started = self._last_line = time.monotonic()
         if self._console.is_terminal:
-            self._start_bar(sum(unit.rows for unit in todo))
+            self._start_bar()
 
     def unit_done(self, footer: dict[str, Any]) -> None:
         """Count one written unit."""
@@ -69,17 +75,17 @@ class ConsoleObserver:
             self._progress.update(self._task, completed=self._rows_done, note=self._note())
         elif time.monotonic() - self._last_line >= _LINE_EVERY_S:
             self._last_line = time.monotonic()
-            self._console.print(f"  {self._rows_done}/{self._rows} rows, {self._note()}", highlight=False)
+            show_line(self._console, f"  {self._rows_done}/{self._rows} rows, {self._note()}")
 
     def _note(self) -> str:
         seconds = max(time.monotonic() - self._started, 1e-9)
         failed = f", {self._failed} failed" if self._failed else ""
         return f"{self._tokens / seconds:,.0f} tokens/s{failed}"
 
-    def _start_bar(self, rows: int) -> None:
+    def _start_bar(self) -> None:
         columns = (BarColumn(), TextColumn("{task.completed}/{task.total} rows"), TextColumn("{task.fields[note]}"))
         self._progress = Progress(TextColumn(" "), *columns, TimeElapsedColumn(), console=self._console, transient=True)
-        self._task = self._progress.add_task("rows", total=rows, note="")
+        self._task = self._progress.add_task("rows", total=self._rows, note="")
         self._progress.start()
 
     def _stop_bar(self) -> None:
@@ -102,25 +108,28 @@ class TrainingLines:
         if progress.stage == self._stage and not due:
             return
         self._stage, self._last_line = progress.stage, time.monotonic()
-        self._console.print(
+        show_line(
+            self._console,
             f"  {progress.stage:16} step {progress.steps:6}  {progress.tokens / 1e6:6.2f} M tokens  loss "
             f"{progress.loss:6.3f}  copy {progress.copy_accuracy:.3f}  index {progress.index_accuracy:.3f}",
-            highlight=False,
         )
 
 
-def show_result(console: Console, result: RunResult) -> None:
-    """Where a committed run lies and what is in it."""
+def show_result(console: Console, result: RunResult, qrels: str | None = None) -> None:
+    """Where a committed run lies and what is in it; ``qrels``: the judgements that this command was given."""
     manifest = result.manifest
     word = "already committed" if result.already_committed else "committed"
     colour = "yellow" if manifest.failed or manifest.skipped_files else "green"
-    console.print(
-        f"[bold {colour}]{word}[/bold {colour}]  {manifest.rows} rows = {manifest.scored} scored + "
-        f"{manifest.failed} failed, {len(manifest.objects)} objects",
-        highlight=False,
+    show_line(
+        console,
+        (word, f"bold {colour}"),
+        f"  {manifest.rows} rows = {manifest.scored} scored + {manifest.failed} failed, "
+        f"{len(manifest.objects)} objects",
     )
     if manifest.skipped_files:
-        console.print(f"  skipped files: {len(manifest.skipped_files)} (named in the manifest)", highlight=False)
+        show_line(console, f"  skipped files: {len(manifest.skipped_files)} (named in the manifest)")
+    if result.already_committed and qrels:
+        show_line(console, "  the report of the first commit stands: judgements given now were not added to it")
     report = next(path for path in manifest.side_files if path.endswith("report.html"))
     for label, path in (("run", ""), ("manifest", "_manifest.json"), ("report", report)):
-        console.print(f"  {label:9}{result.run_uri}/{path}".rstrip("/"), highlight=False, soft_wrap=True)
+        show_line(console, f"  {label:9}{result.run_uri}/{path}".rstrip("/"))

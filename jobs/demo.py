@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jobs.config import RerankConfig
+from jobs.console import show_line
 from jobs.rerank import rerank
 from jobs.settings import validate
+from qrcore.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipelines.python_docs import BuildCounts
@@ -21,24 +25,33 @@ if TYPE_CHECKING:
 
 QUESTIONS: Final = "tests/data/python_docs_questions.jsonl"
 #: Candidates a question: what the embedded model's stated limit carries in one prompt.
-CANDIDATES: Final = 20
+CANDIDATES: Final = 10
 _SHARDS: Final = 4
 _SHOWN: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """The committed run, what its input holds, and its report."""
+    """The committed run, what its input holds, how many of its questions each split has, and its report."""
 
     run: RunResult
     counts: BuildCounts
+    splits: dict[str, int]
     report: dict[str, Any]
 
 
 def demo(output: str, questions: str, split: str | None, observer: Observer) -> DemoResult:
-    """Build the collection below ``output``, re-rank it and read the report back."""
+    """Build the collection below ``output``, re-rank it and read the report back.
+
+    Raises errors of :mod:`qrcore.errors`.
+    """
     from pipelines.python_docs import QRELS_FILE, SHARDS_FOLDER, build
 
+    if not Path(questions).is_file():
+        raise ConfigError(
+            f"questions {questions}: expected a file of questions, found none. Run the demo in a checkout of the "
+            "repository, or give --questions FILE."
+        )
     observer.stage("collecting the documentation of this Python and its BM25 lists")
     collection = Path(output) / "collection"
     counts = build(str(collection), questions, CANDIDATES, _SHARDS, split)
@@ -54,7 +67,17 @@ def demo(output: str, questions: str, split: str | None, observer: Observer) -> 
         },
     )
     result = rerank(config, observer)
-    return DemoResult(result, counts, _report(result))
+    splits = _split_sizes(questions, str(collection / QRELS_FILE))
+    return DemoResult(result, counts, splits, _report(result))
+
+
+def _split_sizes(questions: str, qrels: str) -> dict[str, int]:
+    from pipelines.labels import load_qrels
+    from pipelines.python_docs import load_questions
+    from pipelines.storage import StorageOptions
+
+    judged = load_qrels(qrels, StorageOptions())
+    return dict(sorted(Counter(q.split for q in load_questions(questions) if q.query_id in judged).items()))
 
 
 def _report(result: RunResult) -> dict[str, Any]:
@@ -66,10 +89,12 @@ def _report(result: RunResult) -> dict[str, Any]:
 def show_demo(console: Console, result: DemoResult) -> None:
     """The quality table and a few questions before and after."""
     counts, quality = result.counts, result.report["quality"]
-    console.print(
-        f"\n{counts.questions} questions over {counts.documents:,} documentation strings of the standard library, "
+    splits = ", ".join(f"{size} {split}" for split, size in result.splits.items())
+    show_line(
+        console,
+        f"\n{counts.questions} questions ({splits}; neither half was used to choose the model or its heads) over "
+        f"{counts.documents:,} documentation strings of the standard library, "
         f"{counts.candidates // max(counts.questions, 1)} BM25 candidates each",
-        highlight=False,
     )
     console.print(_quality_table(quality["measures"]))
     for example in result.report["examples"]:
@@ -97,7 +122,9 @@ def _verdict(measure: dict[str, Any]) -> str:
 
 
 def _example_table(example: dict[str, Any]) -> Table:
-    table = Table(title=f"\n{example['query']}", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(
+        title=Text(f"\n{example['query']}"), title_justify="left", title_style="bold", box=None, pad_edge=False
+    )
     table.add_column("", justify="right", style="dim")
     table.add_column("BM25", no_wrap=True, min_width=36)
     table.add_column("re-ranked", no_wrap=True)
@@ -107,5 +134,5 @@ def _example_table(example: dict[str, Any]) -> Table:
     return table
 
 
-def _place(document: dict[str, Any]) -> str:
-    return f"[green]{document['doc_id']}  (right)[/green]" if document["relevant"] else str(document["doc_id"])
+def _place(document: dict[str, Any]) -> Text:
+    return Text(f"{document['doc_id']}  (right)", "green") if document["relevant"] else Text(document["doc_id"])

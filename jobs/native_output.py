@@ -11,12 +11,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import typer
+
+from qrcore.errors import QRBatchError
+
 
 @contextmanager
 def native_stderr_held() -> Iterator[None]:
     """Hold file descriptor 2 back; Python's own ``sys.stderr`` still reaches the screen.
 
-    When the block raises anything but an interrupt, what was held is printed: it may hold the reason.
+    When the block raises what nobody foresaw, what was held is printed: it may hold the reason. Errors of ours say
+    theirs themselves.
     """
     sys.stderr.flush()
     screen = os.dup(2)
@@ -28,7 +33,7 @@ def native_stderr_held() -> Iterator[None]:
         try:
             yield
             failed = False
-        except KeyboardInterrupt:
+        except (QRBatchError, KeyboardInterrupt, typer.Exit):
             failed = False
             raise
         finally:

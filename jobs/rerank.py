@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from jobs.config import RerankConfig
 from jobs.settings import flatten
@@ -11,20 +15,54 @@ if TYPE_CHECKING:
     from pipelines.rerank import Observer, RerankSettings, RunResult
 
 
+_EMBEDDED: Final = "embedded"
+#: Where the AWS tools look for an endpoint, the most special name first.
+_ENDPOINT_NAMES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+
+
 def rerank(config: RerankConfig, observer: Observer) -> RunResult:
     """Run the pipeline; raises errors of :mod:`qrcore.errors`."""
     from pipelines.rerank import run  # slow to import, and not needed to show help or a mistake in the configuration
 
-    return run(pipeline_settings(config), observer)
+    return run(pipeline_settings(config, os.environ), observer)
 
 
-def pipeline_settings(config: RerankConfig) -> RerankSettings:
-    """The pipeline's settings for this configuration."""
+def for_every_node(config: RerankConfig, environment: Mapping[str, str]) -> RerankConfig:
+    """The same configuration for processes that have another working directory and another environment."""
+    model = config.model.model_copy(
+        update={"id": _absolute_folder(config.model.id), "heads": _absolute_file(config.model.heads)}
+    )
+    named = (environment[name] for name in _ENDPOINT_NAMES if environment.get(name))
+    endpoint = config.storage.endpoint_url or next(named, None)
+    storage = config.storage.model_copy(update={"endpoint_url": endpoint})
+    return config.model_copy(update={"model": model, "storage": storage})
+
+
+def _absolute_folder(model: str) -> str:
+    return str(Path(model).absolute()) if model != _EMBEDDED and Path(model).is_dir() else model
+
+
+def _absolute_file(heads: str | None) -> str | None:
+    from qrcore.heads import published_names
+
+    if heads is None or heads in published_names() or not Path(heads).is_file():
+        return heads
+    return str(Path(heads).absolute())
+
+
+def pipeline_settings(config: RerankConfig, environment: Mapping[str, str] = MappingProxyType({})) -> RerankSettings:
+    """The pipeline's settings for this configuration in this environment.
+
+    The run's identity is that of the configuration as it was given: a folder that is named from elsewhere is no other
+    model.
+    """
     from pipelines.cluster import ClusterSettings
     from pipelines.rerank import RerankSettings
     from pipelines.scorers import PoolSettings, ScorerSettings
     from pipelines.storage import StorageOptions
 
+    affecting_output = flatten(config, only_affecting_output=True)
+    config = for_every_node(config, environment)
     scoring = config.scoring.model_dump(exclude={"order"})
     model = config.model
     return RerankSettings(
@@ -50,5 +88,5 @@ def pipeline_settings(config: RerankConfig) -> RerankSettings:
         cluster=ClusterSettings(config.cluster.address),
         storage=StorageOptions(**config.storage.model_dump()),
         config=flatten(config),
-        affecting_output=flatten(config, only_affecting_output=True),
+        affecting_output=affecting_output,
     )

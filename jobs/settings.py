@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.config import JsonDict
+from pydantic.fields import FieldInfo
 
 from qrcore.errors import ConfigError
 
@@ -22,10 +24,14 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def setting(default: Any, description: str, *, affects_output: bool, **limits: Any) -> Any:
+def setting(
+    default: Any, description: str, *, affects_output: bool, flag: str = "", expected: str = "", **limits: Any
+) -> Any:
     """A documented field. ``affects_output``: whether another value can change what a run writes, which makes it
-    part of the run's identity."""
-    return Field(default, description=description, json_schema_extra={"affects_output": affects_output}, **limits)
+    part of the run's identity. ``flag``: its own option of the command line; ``expected``: what to say of a wrong
+    value where pydantic's words would not help."""
+    facts: JsonDict = {"affects_output": affects_output, "flag": flag, "expected": expected}
+    return Field(default, description=description, json_schema_extra=facts, **limits)
 
 
 def read_config_file(path: str) -> Values:
@@ -34,7 +40,9 @@ def read_config_file(path: str) -> Values:
         loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"config {path}: expected a readable file; {error.strerror}. Check the path.") from error
-    except yaml.YAMLError as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"config {path}: expected YAML in UTF-8, got other bytes. Give a text file.") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise ConfigError(f"config {path}: expected YAML; {str(error).splitlines()[0]}. Correct the file.") from error
     if not isinstance(loaded or {}, dict):
         raise ConfigError(f"config {path}: expected keys and values, got a {type(loaded).__name__}. Correct the file.")
@@ -50,8 +58,17 @@ def parse_assignments(assignments: Sequence[str]) -> Values:
             raise ConfigError(
                 f"--set: expected section.field=value, got {assignment!r}. Write for example actors.count=4."
             )
-        values = merge(values, nest(key.strip(), yaml.safe_load(text)))
+        values = merge(values, nest(key.strip(), _read_yaml(key.strip(), text)))
     return values
+
+
+def _read_yaml(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(
+            f"--set {key}: expected a YAML value, got {text!r}. Close its brackets and quotes, or put it in quotes."
+        ) from error
 
 
 def nest(dotted: str, value: Any) -> Values:
@@ -75,19 +92,51 @@ def validate(kind: type[ConfigType], values: Values) -> ConfigType:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(kind, entry["loc"], entry["type"], entry["msg"], entry["input"]) for entry in error.errors()]
-        raise ConfigError("configuration:\n" + "\n".join(f"  {line}" for line in lines)) from error
+        lines: dict[str, str] = {}
+        for entry in error.errors():
+            for name, line in _explain(kind, entry["loc"], entry["type"], entry["msg"], entry["input"]).items():
+                lines.setdefault(name, line)  # a wrong value of a field of several types is one error a type
+        raise ConfigError("configuration:\n" + "\n".join(f"  {line}" for line in lines.values())) from error
 
 
-def _explain(kind: type[BaseModel], place: tuple[int | str, ...], code: str, message: str, got: Any) -> str:
+def _explain(kind: type[BaseModel], place: tuple[int | str, ...], code: str, message: str, got: Any) -> Values:
     dotted = ".".join(map(str, place))
+    known = _leaves(kind)
     if code == "extra_forbidden":
         near = difflib.get_close_matches(dotted, field_names(kind), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(field_names(kind))}."
-        return f"{dotted}: no such setting; {hint}"
+        return {dotted: f"{dotted}: no such setting; {hint}"}
     if code == "missing":
-        return f"{dotted}: expected a value, got none. Give it in the file, with --set {dotted}=… or by its flag."
-    return f"{dotted}: {message}, got {got!r}. Correct the value."
+        below = {name: field for name, field in known.items() if f"{name}.".startswith(f"{dotted}.")}
+        return {name: _missing(name, field) for name, field in below.items() if field.is_required()}
+    for name, field in known.items():
+        if f"{dotted}.".startswith(f"{name}.") and (expected := _fact(field, "expected")):
+            return {name: f"{name}: expected {expected}, got {got!r}. Correct the value."}
+    return {dotted: f"{dotted}: {message}, got {got!r}. Correct the value."}
+
+
+def _missing(name: str, field: FieldInfo) -> str:
+    way = _fact(field, "flag") or f"--set {name}=…"
+    return f"{name}: expected a value, got none. Give it with {way} or in the file."
+
+
+def _fact(field: FieldInfo, name: str) -> Any:
+    extra = field.json_schema_extra
+    return extra.get(name) if isinstance(extra, dict) else None
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _leaves(kind: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    """Fields that hold a value of their own, by dotted name."""
+    leaves = {}
+    for name, field in kind.model_fields.items():
+        below = _section(field)
+        leaves.update(_leaves(below, f"{prefix}{name}.") if below else {prefix + name: field})
+    return leaves
 
 
 def field_names(kind: type[BaseModel], prefix: str = "") -> list[str]:
@@ -95,8 +144,8 @@ def field_names(kind: type[BaseModel], prefix: str = "") -> list[str]:
     names = []
     for name, field in kind.model_fields.items():
         names.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            names += field_names(field.annotation, f"{prefix}{name}.")
+        if below := _section(field):
+            names += field_names(below, f"{prefix}{name}.")
     return names
 
 
@@ -109,8 +158,6 @@ def flatten(config: BaseModel, *, only_affecting_output: bool = False) -> Values
             below = flatten(value, only_affecting_output=only_affecting_output)
             values.update({f"{name}.{key}": entry for key, entry in below.items()})
             continue
-        extra = field.json_schema_extra
-        affects = isinstance(extra, dict) and extra.get("affects_output") is True
-        if affects or not only_affecting_output:
+        if _fact(field, "affects_output") is True or not only_affecting_output:
             values[name] = list(value) if isinstance(value, tuple) else value
     return values

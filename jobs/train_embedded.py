@@ -17,7 +17,11 @@ class TextConfig(Section):
     """What is learned from."""
 
     texts: tuple[str, ...] = setting(
-        ..., "Parquet files or folders with a column text, and source if known.", affects_output=True, min_length=1
+        ...,
+        "Parquet files or folders with a column text, and source if known.",
+        affects_output=True,
+        flag="--input",
+        min_length=1,
     )
     questions: tuple[str, ...] = setting(
         (), "Parquet files or folders with group, paragraph, question, answer_sentence.", affects_output=True
@@ -47,7 +51,7 @@ class TrainEmbeddedConfig(Section):
     """Everything that `qrbatch train-embedded` needs."""
 
     input: TextConfig = setting(..., "What is learned from.", affects_output=True)
-    output: str = setting(..., "The model folder, local or s3://.", affects_output=False)
+    output: str = setting(..., "The model folder, local or s3://.", affects_output=False, flag="--output")
     work: str = setting(
         "train-embedded.work", "Local folder of checkpoints; the same one resumes.", affects_output=False
     )

@@ -13,7 +13,16 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from pipelines.rows import Row, Source, duplicate_query_id, request_from_row, row_from_answer, table_from_rows
+from pipelines.rows import (
+    Row,
+    Source,
+    duplicate_query_id,
+    query_id_of,
+    read_input_rows,
+    request_from_row,
+    row_from_answer,
+    table_from_rows,
+)
 from pipelines.schemas import RANKING_FIELDS
 from pipelines.scorers import ScorerSettings
 from pipelines.units import UnitRows
@@ -59,26 +68,29 @@ class UnitScorer:
     def score(self, unit: UnitRows) -> tuple[pa.Table, UnitMetrics]:
         """The unit's output rows in input order, and what they took."""
         started_at, started = _now(), time.perf_counter()
-        input_rows = unit.table.select(["query_id", "query", "candidates"]).to_pylist()
+        input_rows = read_input_rows(unit.table)
         answers = list(answer_rows(self._scorer, input_rows, unit))
         sources = [Source(unit.uri, unit.first_row + place) for place in range(len(input_rows))]
         rows = [
-            row_from_answer(row["query_id"], answer, source)
+            row_from_answer(query_id_of(row), answer, source)
             for row, answer, source in zip(input_rows, answers, sources, strict=True)
         ]
         table = table_from_rows(rows, _carried(unit.table, self._schema), self._schema)
         return table, _metrics(answers, started_at, time.perf_counter() - started)
 
 
-def answer_rows(scorer: Scorer, rows: Sequence[Row], unit: UnitRows) -> Iterator[Ranking | ScoreError]:
+def answer_rows(scorer: Scorer, rows: Sequence[Row | ScoreError], unit: UnitRows) -> Iterator[Ranking | ScoreError]:
     """An answer for every row in order: unusable rows get their error, the others go to the scorer together."""
-    requests: list[RankRequest | ScoreError] = [
-        duplicate_query_id(row) if unit.first_row + place in unit.duplicates else request_from_row(row)
-        for place, row in enumerate(rows)
-    ]
+    requests = [_request(row, unit.first_row + place in unit.duplicates) for place, row in enumerate(rows)]
     scored = scorer.rank_many(request for request in requests if isinstance(request, RankRequest))
     for request in requests:
         yield next(scored) if isinstance(request, RankRequest) else request
+
+
+def _request(row: Row | ScoreError, repeats_id: bool) -> RankRequest | ScoreError:
+    if isinstance(row, ScoreError):
+        return row
+    return duplicate_query_id(row) if repeats_id else request_from_row(row)
 
 
 def _carried(table: pa.Table, schema: pa.Schema) -> pa.Table:

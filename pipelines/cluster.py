@@ -5,21 +5,27 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import ray
 from ray.data import DataContext
+from ray.exceptions import CrossLanguageError, RayError, RayTaskError, UserCodeException
 
-from qrcore.errors import ConfigError, IncompleteRunError
+from pipelines.storage import protocol_of
+from qrcore.errors import ConfigError, IncompleteRunError, QRBatchError
 
 #: Logical CPUs of a local Ray beyond the machine's cores: reading and writing must never wait for scorers that hold
 #: every core, or nothing moves.
 _SPARE_CPUS: Final = 2
 #: What reading, writing and inspecting take, per task.
 LIGHT_TASK_CPUS: Final = 0.5
+#: Errors of Ray that carry what a task raised; every other one tells of a lost worker, node or object.
+_CARRIERS: Final = (RayTaskError, UserCodeException, CrossLanguageError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,8 @@ def ray_session(settings: ClusterSettings) -> Iterator[None]:
     """A connected Ray for the length of the block; one that was connected before is left as it was."""
     owned = not ray.is_initialized()
     if owned:
-        _connect(settings)
+        with _own_sigterm():
+            _connect(settings)
     try:
         with _quiet_data():
             yield
@@ -50,7 +57,8 @@ def _connect(settings: ClusterSettings) -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(
-            num_cpus=(os.cpu_count() or 1) + _SPARE_CPUS,
+            address="local",  # without an address Ray joins whatever RAY_ADDRESS or an earlier "ray start" names
+            num_cpus=_cores() + _SPARE_CPUS,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -58,32 +66,99 @@ def _connect(settings: ClusterSettings) -> None:
         return
     try:
         ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError) as error:
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise ConfigError(
             f"Ray address {settings.address!r}: expected a cluster that answers; {error}. "
             "Start it, correct the address, or leave the address out to run on this machine."
         ) from error
 
 
+def _cores() -> int:
+    # A container or a batch system often gives a process fewer cores than the machine has.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    # Ray puts a handler of its own in place that exits at once; whoever set one before wants to stop in order.
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
 @contextmanager
 def _quiet_data() -> Iterator[None]:
-    # Progress is ours to show: Ray Data's own counts blocks, which say nothing about queries.
+    # Progress is ours to show: Ray Data's own counts blocks, which say nothing about queries. For the same reason its
+    # guard against standing still is off: one unit may score for longer than the guard waits, and be well.
+    # Original exceptions are asked for because the usual wrapping loses what a task raised on the way to the driver.
+    ours = {
+        "enable_progress_bars": False,
+        "execution_no_progress_timeout_s": -1,
+        "raise_original_map_exception": True,
+    }
     context = DataContext.get_current()
-    previous = context.enable_progress_bars
+    previous = {name: getattr(context, name) for name in ours}
     loggers = {name: logging.getLogger(name).level for name in ("ray.data", "ray")}
-    context.enable_progress_bars = False
+    for name, value in ours.items():
+        setattr(context, name, value)
     for name in loggers:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield
     finally:
-        context.enable_progress_bars = previous
+        for name, value in previous.items():
+            setattr(context, name, value)
         for name, level in loggers.items():
             logging.getLogger(name).setLevel(level)
 
 
+def get(reference: Any) -> Any:
+    """The result of a task.
+
+    Raises what the task raised (not Ray's wrapping of it), and :class:`IncompleteRunError` if its worker was lost.
+    """
+    try:
+        return ray.get(reference)
+    except RayError as error:
+        raise unwrapped(error) from error
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """What stands behind Ray's wrapping: an error of ours, else of the code, else the loss of a worker."""
+    causes = list(_causes(error))
+    ours = next((cause for cause in causes if isinstance(cause, QRBatchError)), None)
+    if ours is not None:
+        return ours
+    raised = next(iter(causes), error)
+    if isinstance(raised, RayError) and type(raised) is not RayError:  # a bare one stands for what cannot be pickled
+        return IncompleteRunError(
+            f"Ray: expected workers to live until the work was done, lost one ({type(raised).__name__}: "
+            f"{_telling_line(raised)}). Run the same command again; finished units are kept."
+        )
+    return raised
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The errors under Ray's carriers, outermost first."""
+    while error is not None:
+        if not isinstance(error, _CARRIERS):
+            yield error
+        error = getattr(error, "cause", None) or error.__cause__
+
+
+def _telling_line(error: RayError) -> str:
+    lines = str(error).strip().splitlines() or ["no message"]
+    # An actor that fails to start comes with a traceback, whose end says why.
+    return lines[-1] if getattr(error, "actor_init_failed", False) else lines[0]
+
+
 def check_resources(actors: int, cpus_per_actor: float, gpus_per_actor: float) -> None:
-    """Refuse a pool that would leave no CPU for reading: Ray would wait for ever.
+    """Refuse a pool that would leave no CPU for reading, or an actor that no node can hold: Ray would wait for ever.
 
     Raises :class:`ConfigError` for resources this cluster does not have, :class:`IncompleteRunError` if it has nodes
     but none alive.
@@ -101,4 +176,33 @@ def check_resources(actors: int, cpus_per_actor: float, gpus_per_actor: float) -
         raise ConfigError(
             f"resources: {actors} actors x {gpus_per_actor:g} GPUs need {actors * gpus_per_actor:g} GPUs, the cluster "
             f"has {have.get('GPU', 0):g}. Use fewer actors, or gpus_per_actor 0 to score on CPUs."
+        )
+    _check_one_node_holds_an_actor(cpus_per_actor, gpus_per_actor)
+
+
+def _check_one_node_holds_an_actor(cpus: float, gpus: float) -> None:
+    nodes = [node["Resources"] for node in _alive_nodes()]
+    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        largest = ", ".join(sorted({f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes}))
+        raise ConfigError(
+            f"resources: one actor needs {cpus:g} CPUs and {gpus:g} GPUs on one node, the nodes have {largest}. "
+            "Ask for less per actor, or add a node that is large enough."
+        )
+
+
+def _alive_nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def refuse_local_files_on_many_nodes(uris: Sequence[str], shared: bool) -> None:
+    """Raise :class:`ConfigError` for local paths on a cluster of several nodes, unless they are declared ``shared``.
+
+    Each node would write to its own disk, and the driver would find a part of the run.
+    """
+    local = [uri for uri in uris if protocol_of(uri) == "file"]
+    nodes = len(_alive_nodes())
+    if local and nodes > 1 and not shared:
+        raise ConfigError(
+            f"{local[0]}: expected files that all {nodes} nodes of the cluster can reach, got a local path. Use s3://, "
+            "or set storage.shared if this path is the same file system on every node."
         )

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import ray
 from pydantic import BaseModel, ConfigDict
 
-from pipelines.cluster import LIGHT_TASK_CPUS
+from pipelines.cluster import LIGHT_TASK_CPUS, get
 from pipelines.plan import Plan, SkippedFile, Unit
 from pipelines.schemas import SCHEMA_VERSION
 from pipelines.storage import Storage, StorageOptions, join
@@ -87,16 +87,22 @@ def read_back(plan: Plan, run_uri: str, options: StorageOptions) -> Iterator[Sto
     for unit in plan.units:
         pending.append(task.remote(unit, run_uri, options))
         if len(pending) >= window:
-            yield ray.get(pending.pop(0))
+            yield get(pending.pop(0))
     for reference in pending:
-        yield ray.get(reference)
+        yield get(reference)
 
 
 def _read_object(unit: Unit, run_uri: str, options: StorageOptions) -> StoredUnit:
     uri = unit_uri(run_uri, unit.unit_id)
     data = Storage(run_uri, options).read(uri)
-    parquet = pq.ParquetFile(pa.BufferReader(data))
-    footer = json.loads(parquet.schema_arrow.metadata[UNIT_KEY])
+    try:
+        parquet = pq.ParquetFile(pa.BufferReader(data))
+        footer = json.loads((parquet.schema_arrow.metadata or {})[UNIT_KEY])
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise RunError(
+            f"{uri}: expected an object of this run, found a file without its footer ({type(error).__name__}). "
+            "Something else wrote here: remove the file and run the same command again."
+        ) from error
     if footer["unit_id"] != unit.unit_id or parquet.metadata.num_rows != unit.rows:
         raise RunError(
             f"{uri}: expected unit {unit.unit_id} with {unit.rows} rows, found {footer['unit_id']} with "
@@ -148,7 +154,7 @@ def make_manifest(plan: Plan, objects: Sequence[CommittedObject], driver: str, s
         job=plan.job,
         name=plan.name,
         driver=driver,
-        committed_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        committed_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         config_hash=plan.config_hash,
         input_hash=plan.input_hash,
         rows=plan.rows,
@@ -170,13 +176,29 @@ def commit(storage: Storage, output: str, run_uri: str, manifest: Manifest) -> M
     stored = load_manifest(storage, run_uri)
     if stored is None:
         raise IncompleteRunError(f"{run_uri}: the manifest was put and cannot be found. Run the same command again.")
-    latest = {
-        "run_id": stored.run_id,
-        "manifest": f"{stored.run_id}/{MANIFEST_FILE}",
-        "committed_at": stored.committed_at,
-    }
-    storage.replace(join(output, f"{manifest.name}.latest.json"), json.dumps(latest, indent=1).encode())
+    point_latest(storage, output, stored)
     return stored
+
+
+def point_latest(storage: Storage, output: str, manifest: Manifest) -> None:
+    """Point ``<name>.latest.json`` at a committed run, unless it points at one that was committed later.
+
+    A driver that died between its commit and this step leaves the pointer missing or old; every later command that
+    finds the run committed puts it right.
+    """
+    uri = join(output, f"{manifest.name}.latest.json")
+    latest = {
+        "run_id": manifest.run_id,
+        "manifest": f"{manifest.run_id}/{MANIFEST_FILE}",
+        "committed_at": manifest.committed_at,
+    }
+    stored = json.loads(storage.read(uri)) if storage.exists(uri) else None
+    if stored is None or _time(stored["committed_at"]) < _time(manifest.committed_at):
+        storage.replace(uri, json.dumps(latest, indent=1).encode())
+
+
+def _time(stamp: str) -> datetime:
+    return datetime.fromisoformat(stamp)
 
 
 def load_manifest(storage: Storage, run_uri: str) -> Manifest | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 
 from pipelines.schemas import INPUT_SCHEMA, check_input_schema
 from pipelines.storage import FileInfo, Storage, StorageOptions, absolute, join
-from qrcore.errors import InputError, RunError
+from qrcore.errors import IncompleteRunError, InputError
 
 _ROWS_AT_ONCE: Final = 256
+_FEWEST_ROWS_AT_ONCE: Final = 16
 _BYTES_PER_TOKEN: Final = 4  # English text under common vocabularies; an estimate for balancing only
 
 
@@ -54,7 +55,7 @@ def list_inputs(uris: Sequence[str], options: StorageOptions) -> list[FileInfo]:
 
 
 def _files_of(uri: str, storage: Storage) -> list[FileInfo]:
-    if uri.endswith(".parquet"):
+    if uri.endswith(".parquet") and not storage.is_folder(uri):  # Spark names folders like files
         return [storage.info(uri)] if storage.exists(uri) else []
     if storage.exists(join(uri, "_manifest.json")):
         manifest = json.loads(storage.read(join(uri, "_manifest.json")))
@@ -68,12 +69,16 @@ def _files_of(uri: str, storage: Storage) -> list[FileInfo]:
 
 
 def survey_file(file: FileInfo, options: StorageOptions) -> FileSurvey:
-    """One streaming pass over a file: schema, rows, decoded bytes and ids; texts are not kept."""
-    try:
-        with Storage(file.uri, options).open(file.uri) as stream:
+    """One streaming pass over a file: schema, rows, decoded bytes and ids; texts are not kept.
+
+    Content that is no Parquet becomes the survey's ``problem``; a store that fails raises :class:`StorageError`, for
+    it says nothing about the file.
+    """
+    with Storage(file.uri, options).open(file.uri) as stream:
+        try:
             return _survey(file, pq.ParquetFile(stream))
-    except (pa.ArrowException, OSError) as error:
-        return _unreadable(file, f"not readable as Parquet ({str(error).splitlines()[0]})")
+        except (pa.ArrowException, OSError) as error:  # pyarrow names some damage OSError; the stream never does
+            return _unreadable(file, f"not readable as Parquet ({str(error).splitlines()[0]})")
 
 
 def _survey(file: FileInfo, parquet: pq.ParquetFile) -> FileSurvey:
@@ -83,7 +88,7 @@ def _survey(file: FileInfo, parquet: pq.ParquetFile) -> FileSurvey:
     row_bytes, digests, has_first_stage = [], [], False
     for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=list(INPUT_SCHEMA.names)):
         row_bytes.append(_text_bytes(batch))
-        digests += [_digest(query_id) for query_id in batch.column("query_id").to_pylist()]
+        digests += [_digest(query_id) for query_id in _as_binary(batch.column("query_id")).to_pylist()]
         has_first_stage = has_first_stage or _has_first_stage(batch)
     sizes = np.concatenate(row_bytes) if row_bytes else np.zeros(0, dtype=np.int64)
     return FileSurvey(file, parquet.schema_arrow, sizes, digests, has_first_stage)
@@ -93,22 +98,28 @@ def _unreadable(file: FileInfo, problem: str) -> FileSurvey:
     return FileSurvey(file, None, np.zeros(0, dtype=np.int64), [], False, problem)
 
 
-def _digest(query_id: str | None) -> bytes:
-    return b"" if query_id is None else hashlib.blake2b(query_id.encode(), digest_size=16).digest()
+def _as_binary(texts: pa.Array) -> pa.Array:
+    # Parquet does not check that a string is UTF-8; as bytes it can be looked at whatever it is.
+    return texts.cast(pa.large_string()).cast(pa.large_binary())
+
+
+def _digest(query_id: bytes | None) -> bytes:
+    return b"" if query_id is None else hashlib.blake2b(query_id, digest_size=16).digest()
 
 
 def _text_bytes(batch: pa.RecordBatch) -> np.ndarray:
     lists = batch.column("candidates")
     parents = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
-    texts = pc.struct_field(pc.list_flatten(lists), "text")
-    lengths = _byte_lengths(texts)
+    structs = pc.list_flatten(lists)
+    names = [field.name for field in structs.type.fields if field.name in ("doc_id", "title", "text")]
+    lengths = sum(_byte_lengths(pc.struct_field(structs, name)) for name in names)
     sizes: np.ndarray = np.bincount(parents, weights=lengths, minlength=len(batch)).astype(np.int64)
     total: np.ndarray = sizes + _byte_lengths(batch.column("query"))
     return total
 
 
 def _byte_lengths(texts: pa.Array) -> np.ndarray:
-    lengths = pc.fill_null(pc.binary_length(texts.cast(pa.large_string())), 0)
+    lengths = pc.fill_null(pc.binary_length(_as_binary(texts)), 0)
     return np.asarray(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
@@ -119,25 +130,40 @@ def _has_first_stage(batch: pa.RecordBatch) -> bool:
 
 
 def read_rows(file: FileInfo, start: int, stop: int, columns: Sequence[str], options: StorageOptions) -> pa.Table:
-    """Rows ``start`` to ``stop`` of a file, from the row groups that hold them.
+    """Rows ``start`` to ``stop`` of a file, streamed, so that memory follows the range and not its row groups.
 
-    Columns that the file lacks are left out. Raises :class:`RunError` if the file changed since it was planned.
+    Columns that the file lacks are left out. Raises :class:`IncompleteRunError` if the file changed since it was
+    planned.
     """
     storage = Storage(file.uri, options)
     now = storage.info(file.uri)
     if now.etag != file.etag:
-        raise RunError(
+        raise IncompleteRunError(
             f"{file.uri}: expected the file as planned (tag {file.etag}), it has changed (tag {now.etag}). "
             "Run the command again to plan the new content."
         )
     with storage.open(file.uri) as stream:
         parquet = pq.ParquetFile(stream)
         present = [name for name in columns if name in parquet.schema_arrow.names]
-        groups, first_row = _groups_of(parquet.metadata, start, stop)
-        return parquet.read_row_groups(groups, columns=present).slice(start - first_row, stop - start)
+        schema = pa.schema([field for field in parquet.schema_arrow if field.name in present])
+        batches = [batch.replace_schema_metadata(None) for batch in _batches_of(parquet, start, stop, present)]
+        return pa.Table.from_batches(batches, schema=schema)
+
+
+def _batches_of(parquet: pq.ParquetFile, start: int, stop: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    groups, position = _groups_of(parquet.metadata, start, stop)
+    rows_at_once = min(max(stop - start, _FEWEST_ROWS_AT_ONCE), _ROWS_AT_ONCE)
+    for batch in parquet.iter_batches(rows_at_once, row_groups=groups, columns=list(columns)):
+        first, last = max(start - position, 0), min(stop - position, len(batch))
+        if first < last:
+            yield batch.slice(first, last - first)
+        position += len(batch)
+        if position >= stop:
+            return
 
 
 def _groups_of(metadata: Any, start: int, stop: int) -> tuple[list[int], int]:
+    """Row groups that hold a range of rows, and the first row of the first of them."""
     groups: list[int] = []
     first_row = position = 0
     for index in range(metadata.num_row_groups):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.schemas import QRELS_SCHEMA
-from pipelines.storage import Storage, StorageOptions
+from pipelines.storage import Storage, StorageOptions, absolute
 from qrcore.errors import InputError
 
 Qrels = dict[str, dict[str, int]]
@@ -15,24 +17,45 @@ Qrels = dict[str, dict[str, int]]
 def load_qrels(uri: str, options: StorageOptions) -> Qrels:
     """Relevance by query and document; several files of a folder are joined. Raises :class:`InputError`."""
     storage = Storage(uri, options)
-    files = [uri] if uri.endswith(".parquet") else [file.uri for file in storage.list_files(uri, ".parquet")]
-    if not files or not storage.exists(files[0]):
+    files = _files_of(absolute(uri), storage)
+    if not files:
         raise InputError(f"qrels {uri}: expected a Parquet file or a folder of them, found none. Check the URI.")
     qrels: Qrels = {}
     for file in files:
-        for row in _read(file, storage).to_pylist():
+        for row in _rows_of(file, storage):
             qrels.setdefault(row["query_id"], {})[row["doc_id"]] = row["relevance"]
     return qrels
 
 
-def _read(uri: str, storage: Storage) -> pa.Table:
+def _files_of(uri: str, storage: Storage) -> list[str]:
+    if uri.endswith(".parquet") and not storage.is_folder(uri):  # Spark names folders like files
+        return [uri] if storage.exists(uri) else []
+    return [file.uri for file in storage.list_files(uri, ".parquet")]
+
+
+def _rows_of(uri: str, storage: Storage) -> list[dict[str, Any]]:
+    table = _read(uri, storage)
+    for name in table.schema.names:
+        if table[name].null_count:
+            row = table[name].is_null().index(True).as_py()
+            raise InputError(f"qrels {uri}: expected no nulls, column {name!r} has one in row {row}. Correct the file.")
     try:
-        table = pq.read_table(pa.BufferReader(storage.read(uri)))
+        return list(table.to_pylist())
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"qrels {uri}: expected UTF-8 text, got bytes that are not ({error}). Re-encode it."
+        ) from error
+
+
+def _read(uri: str, storage: Storage) -> pa.Table:
+    data = storage.read(uri)
+    try:
+        table = pq.read_table(pa.BufferReader(data))
         missing = [name for name in QRELS_SCHEMA.names if name not in table.schema.names]
         if not missing:
             return table.select(QRELS_SCHEMA.names).cast(pa.schema(list(QRELS_SCHEMA)))
         problem = f"missing columns {', '.join(missing)}"
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         problem = str(error).splitlines()[0]
     raise InputError(
         f"qrels {uri}: expected columns query_id: string, doc_id: string, relevance: int32; {problem}. "

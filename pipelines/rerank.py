@@ -5,11 +5,18 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import ray
 
-from pipelines.cluster import LIGHT_TASK_CPUS, ClusterSettings, check_resources, ray_session
+from pipelines.cluster import (
+    LIGHT_TASK_CPUS,
+    ClusterSettings,
+    check_resources,
+    get,
+    ray_session,
+    refuse_local_files_on_many_nodes,
+)
 from pipelines.commit import (
     Manifest,
     check_balanced,
@@ -18,6 +25,7 @@ from pipelines.commit import (
     find_done,
     load_manifest,
     make_manifest,
+    point_latest,
     read_back,
 )
 from pipelines.identity import code_version, content_hash, input_hash, package_versions, run_id
@@ -40,7 +48,11 @@ from pipelines.storage import FileInfo, Storage, StorageOptions, absolute, join
 from pipelines.work import do_units
 from qrcore.records import ScorerIdentity
 
-JOB = "rerank"
+JOB: Final = "rerank"
+#: Settings that enter the identity as what they came to (hashes, resolved names), not as they were spelled.
+_RESOLVED_BY_PROBE: Final = frozenset(
+    {"model.id", "model.revision", "model.heads", "model.dtype", "model.device", "scoring.prompt"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +86,7 @@ class Observer(Protocol):
 
     def stage(self, message: str) -> None: ...
 
-    def planned(self, plan: Plan, done: int) -> None: ...
+    def planned(self, plan: Plan, done: frozenset[str]) -> None: ...
 
     def unit_done(self, footer: dict[str, Any]) -> None: ...
 
@@ -97,7 +109,9 @@ def run(settings: RerankSettings, observer: Observer) -> RunResult:
     files = list_inputs(settings.inputs, settings.storage)
     qrels = load_qrels(settings.qrels, settings.storage) if settings.qrels else None
     side = SideFileSettings(settings.qrels, qrels, settings.storage)
+    settings = replace(settings, scorer=_on_requested_device(settings))
     with ray_session(settings.cluster):
+        refuse_local_files_on_many_nodes((*settings.inputs, settings.output), shared=settings.storage.shared)
         check_resources(settings.pool.actors, settings.pool.cpus_per_actor, settings.pool.gpus_per_actor)
         observer.stage("loading the model once to check it")
         facts = _probe(settings)
@@ -105,11 +119,12 @@ def run(settings: RerankSettings, observer: Observer) -> RunResult:
         run_uri = join(absolute(settings.output), identity.run_id)
         committed = load_manifest(storage, run_uri)
         if committed is not None:
+            point_latest(storage, absolute(settings.output), committed)
             return RunResult(committed, run_uri, already_committed=True)
         plan = load_plan(storage, run_uri) or _make_plan(settings, facts, identity, files, storage, run_uri, observer)
         done = find_done(storage, run_uri)
-        observer.planned(plan, len(done))
-        write_seconds = _work(settings, plan, done, run_uri, observer)
+        observer.planned(plan, frozenset(done))
+        write_seconds = _work(settings, facts, plan, done, run_uri, observer)
         observer.stage("checking every object and committing")
         manifest = _commit(settings, plan, storage, run_uri, SideFiles(plan, side), bool(done), write_seconds)
     return RunResult(manifest, run_uri, already_committed=False)
@@ -126,11 +141,12 @@ class _Identity:
         config_hash = content_hash(
             {
                 "job": JOB,
-                "config": settings.affecting_output,
+                "config": {k: v for k, v in settings.affecting_output.items() if k not in _RESOLVED_BY_PROBE},
                 "code": code_version(),
                 "head_set": facts.head_set_id,
                 "prompt": facts.prompt_sha256,
                 "weights": facts.weights_sha256,
+                "setup": facts.setup_sha256,
                 "dtype": facts.dtype,
                 "device": facts.device.split(":")[0],
             }
@@ -141,15 +157,15 @@ class _Identity:
 
 def _probe(settings: RerankSettings) -> ScorerIdentity:
     task = ray.remote(num_cpus=settings.pool.cpus_per_actor, num_gpus=settings.pool.gpus_per_actor)(probe)
-    facts: ScorerIdentity = _get(task.remote(settings.scorer))
+    facts: ScorerIdentity = get(task.remote(settings.scorer))
     return facts
 
 
-def _get(reference: Any) -> Any:
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
+def _on_requested_device(settings: RerankSettings) -> ScorerSettings:
+    # By what was asked of Ray, not by what a worker happens to see: Ray does not hide GPUs from actors without one.
+    if settings.scorer.device != "auto":
+        return settings.scorer
+    return replace(settings.scorer, device="cuda" if settings.pool.gpus_per_actor else "cpu")
 
 
 def _make_plan(
@@ -163,8 +179,9 @@ def _make_plan(
 ) -> Plan:
     observer.stage(f"reading {len(files)} input files for the plan")
     task = ray.remote(num_cpus=LIGHT_TASK_CPUS)(survey_file)
-    surveys: list[FileSurvey] = [_get(ref) for ref in [task.remote(file, settings.storage) for file in files]]
+    surveys: list[FileSurvey] = [get(ref) for ref in [task.remote(file, settings.storage) for file in files]]
     usable, skipped = usable_surveys(surveys, skip_bad_files=settings.skip_bad_files)
+    order = _resolve_order(settings.order, usable)
     plan = Plan(
         run_id=identity.run_id,
         job=JOB,
@@ -172,8 +189,8 @@ def _make_plan(
         config_hash=identity.config_hash,
         input_hash=identity.input_hash,
         config=settings.config,
-        provenance=_provenance(settings, facts, identity),
-        order=_resolve_order(settings.order, usable),
+        provenance=_provenance(settings, facts, identity, order),
+        order=order,
         files=planned_files(usable),
         skipped_files=skipped,
         units=cut_units(usable, identity.config_hash, settings.unit_bytes, settings.unit_rows),
@@ -188,7 +205,7 @@ def _resolve_order(order: str, surveys: Sequence[FileSurvey]) -> str:
     return "reversed" if any(survey.has_first_stage for survey in surveys) else "as_given"
 
 
-def _provenance(settings: RerankSettings, facts: ScorerIdentity, identity: _Identity) -> dict[str, Any]:
+def _provenance(settings: RerankSettings, facts: ScorerIdentity, identity: _Identity, order: str) -> dict[str, Any]:
     code = code_version()
     return {
         "code_version": code["version"],
@@ -196,8 +213,9 @@ def _provenance(settings: RerankSettings, facts: ScorerIdentity, identity: _Iden
         "packages": package_versions(),
         "model": {
             "id": settings.scorer.model,
-            "revision": settings.scorer.revision,
+            "revision": facts.revision,
             "weights_sha256": facts.weights_sha256,
+            "setup_sha256": facts.setup_sha256,
             "layers": facts.layers,
             "kept_layers": facts.kept_layers,
         },
@@ -208,7 +226,9 @@ def _provenance(settings: RerankSettings, facts: ScorerIdentity, identity: _Iden
             "null_query": settings.scorer.null_query,
             "calibration_weight": settings.scorer.calibration_weight,
             "query_span": settings.scorer.query_span,
+            "order": order,
             "document_special_tokens": settings.scorer.document_special_tokens,
+            "allow_sliding_window": settings.scorer.allow_sliding_window,
         },
         "dtype": facts.dtype,
         "device": facts.device,
@@ -217,12 +237,14 @@ def _provenance(settings: RerankSettings, facts: ScorerIdentity, identity: _Iden
     }
 
 
-def _work(settings: RerankSettings, plan: Plan, done: set[str], run_uri: str, observer: Observer) -> dict[str, float]:
+def _work(
+    settings: RerankSettings, facts: ScorerIdentity, plan: Plan, done: set[str], run_uri: str, observer: Observer
+) -> dict[str, float]:
     """Do what is not done yet; seconds of writing by unit."""
     todo = [unit for unit in plan.units if unit.unit_id not in done]
     if not todo:
         return {}
-    scorer = replace(settings.scorer, order=plan.order)
+    scorer = replace(settings.scorer, order=plan.order, revision=facts.revision, dtype=facts.dtype)
     seconds = {}
     for footer in do_units(plan, todo, run_uri, scorer, settings.pool, settings.storage):
         seconds[footer["unit_id"]] = footer["write_s"]

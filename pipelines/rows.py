@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
+from pipelines.schemas import INPUT_SCHEMA
 from qrcore.errors import ScoreError
 from qrcore.records import Document, Ranking, RankRequest
 
 Row = dict[str, Any]
+
+_LARGEST_RANK: Final = 2**31 - 1  # ranks are int32 where they are written
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,34 @@ class Source:
 
     uri: str
     row: int
+
+
+def read_input_rows(table: pa.Table) -> list[Row | ScoreError]:
+    """The rows of an input table; a row with text that is not UTF-8 is an error with its ``query_id`` if readable.
+
+    Parquet and Arrow carry any bytes in a string column, so this is noticed only where text is needed.
+    """
+    wanted = table.select(INPUT_SCHEMA.names)
+    try:
+        return list(wanted.to_pylist())
+    except UnicodeDecodeError:
+        return [_read_row(wanted.slice(place, 1)) for place in range(len(wanted))]
+
+
+def _read_row(row: pa.Table) -> Row | ScoreError:
+    query_id = None
+    try:
+        query_id = row["query_id"][0].as_py()
+        return dict(row.to_pylist()[0])
+    except UnicodeDecodeError as error:
+        return _error(
+            query_id, "invalid_text", f"row: expected UTF-8 text, got bytes that are not ({error}). Re-encode it."
+        )
+
+
+def query_id_of(row: Row | ScoreError) -> str | None:
+    """The ``query_id`` of a row, null where it has none that can be read."""
+    return row.query_id if isinstance(row, ScoreError) else row["query_id"]
 
 
 def request_from_row(row: Row) -> RankRequest | ScoreError:
@@ -55,20 +87,34 @@ def _document(query_id: str, place: int, entry: Row | None) -> Document:
         raise _error(
             query_id, "null_text", f"candidate {entry['doc_id']!r}: expected text, got null. Use '' for no text."
         )
+    rank = entry.get("rank")
+    if rank is not None and not 1 <= rank <= _LARGEST_RANK:
+        raise _error(
+            query_id,
+            "invalid_rank",
+            f"candidate {entry['doc_id']!r}: expected a rank from 1 to {_LARGEST_RANK}, got {rank}. "
+            "Correct it, or leave it null.",
+        )
     return Document(
-        doc_id=entry["doc_id"],
-        text=entry["text"],
-        title=entry.get("title"),
-        score=entry.get("score"),
-        rank=entry.get("rank"),
+        doc_id=entry["doc_id"], text=entry["text"], title=entry.get("title"), score=entry.get("score"), rank=rank
     )
 
 
 def in_first_stage_order(documents: Sequence[Document]) -> list[Document]:
-    """By rank where every document has one, else as stored."""
-    if any(document.rank is None for document in documents):
-        return [Document(d.doc_id, d.text, d.title, d.score) for d in documents]
-    return sorted(documents, key=lambda document: document.rank or 0)
+    """Best first: by rank where every document has one, by score where every one has that and none a rank.
+
+    Else as stored: half an order would be neither the first stage's nor the writer's.
+    """
+    if all(document.rank is not None for document in documents):
+        return sorted(documents, key=lambda document: document.rank or 0)
+    unranked = [Document(d.doc_id, d.text, d.title, d.score) for d in documents]
+    if all(document.rank is None and _is_score(document.score) for document in documents):
+        return sorted(unranked, key=lambda document: -(document.score or 0.0))
+    return unranked
+
+
+def _is_score(score: float | None) -> bool:
+    return score is not None and not math.isnan(score)
 
 
 def duplicate_query_id(row: Row) -> ScoreError:

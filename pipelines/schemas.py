@@ -63,9 +63,15 @@ _RESERVED: Final = frozenset({*INPUT_SCHEMA.names, *(field.name for field in RAN
 
 def check_input_schema(schema: pa.Schema) -> list[str]:
     """What keeps a file with this schema from being read as an input shard; empty if nothing does."""
+    if doubled := _doubled(schema.names):
+        return [f"column {doubled!r} stands there more than once: rename or drop one"]
     problems = [_text_problem(schema, name) for name in ("query_id", "query")]
     problems.append(_candidates_problem(schema))
     return [problem for problem in problems if problem]
+
+
+def _doubled(names: Sequence[str]) -> str | None:
+    return next((name for name in names if names.count(name) > 1), None)
 
 
 def _text_problem(schema: pa.Schema, name: str) -> str:
@@ -85,6 +91,8 @@ def _candidates_problem(schema: pa.Schema) -> str:
 
 
 def _struct_problem(struct: pa.StructType) -> str:
+    if doubled := _doubled([field.name for field in struct.fields]):
+        return f"candidates.{doubled} stands there more than once: rename or drop one"
     fields = {field.name: field.type for field in struct.fields}
     for name in ("doc_id", "text"):
         if name not in fields:
@@ -119,6 +127,7 @@ def carried_fields(schemas: Sequence[tuple[str, pa.Schema]], carry: Carry) -> tu
     file has, and a column whose type differs between files.
     """
     wanted = None if carry == "all" else set() if carry == "none" else set(carry)
+    _check_names(wanted or set())
     fields: dict[str, tuple[str, pa.Field]] = {}
     for uri, schema in schemas:
         for field in schema:
@@ -128,6 +137,15 @@ def carried_fields(schemas: Sequence[tuple[str, pa.Schema]], carry: Carry) -> tu
             _check_same_type(field, uri, fields)
     _check_all_found(wanted, fields)
     return tuple(field.with_nullable(True).remove_metadata() for _, field in fields.values())
+
+
+def _check_names(wanted: set[str]) -> None:
+    reserved = sorted(wanted & _RESERVED)
+    if reserved:
+        raise InputError(
+            f"carry: {', '.join(reserved)} are names of the contract and cannot be carried. Rename the columns (for "
+            f"example to 'input_{reserved[0]}') and carry the new names."
+        )
 
 
 def _check_not_reserved(name: str, uri: str) -> None:

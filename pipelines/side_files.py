@@ -64,16 +64,16 @@ class SideFiles:
         )
         report = self._report.finish(facts, self._query_texts)
         self._errors.seek(0)
+        folder = f"commit/{driver}"
+        storage.create_from_file(join(run_uri, folder, "errors.jsonl"), self._errors)
+        self._errors.close()
         contents = {
-            "errors.jsonl": self._errors.read(),
             "report.json": report.model_dump_json(indent=1).encode(),
             "report.html": render_report(report).encode(),
         }
-        self._errors.close()
-        paths = {f"commit/{driver}/{name}": data for name, data in contents.items()}
-        for path, data in paths.items():
-            storage.create(join(run_uri, path), data)
-        return list(paths)
+        for name, data in contents.items():
+            storage.create(join(run_uri, folder, name), data)
+        return [f"{folder}/{name}" for name in ("errors.jsonl", *contents)]
 
     def _query_texts(self, rows: Mapping[str, tuple[str, int]]) -> dict[str, str]:
         files = {file.uri: file.info for file in self._plan.files}

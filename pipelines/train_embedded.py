@@ -168,6 +168,7 @@ def _tokenizer(corpus: _Corpus, settings: TrainEmbeddedSettings, folder: Path) -
     # Twice, because the prompts to come look more like these than like novels.
     texts = [*corpus.texts, *paragraphs, *paragraphs, *(row.question for row in corpus.questions)]
     tokenizer = train_tokenizer(texts, settings.vocabulary)
+    tokenizer.model_max_length = settings.shape.max_positions
     tokenizer.save_pretrained(folder, save_jinja_files=False)
     return tokenizer
 

@@ -19,7 +19,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
-from pipelines.cluster import LIGHT_TASK_CPUS
+from pipelines.cluster import LIGHT_TASK_CPUS, unwrapped
 from pipelines.inputs import read_rows
 from pipelines.plan import Plan, Unit
 from pipelines.schemas import INPUT_SCHEMA
@@ -73,19 +73,21 @@ def do_units(
         for row in written.iter_rows():
             yield json.loads(row["footer"])
     except RayError as error:
-        raise _explained(error) from error
+        raise _resumable(unwrapped(error)) from error
 
 
-def _explained(error: BaseException) -> QRBatchError:
-    """The error of ours (or of the store) at the bottom of Ray's wrapping, as something that can be acted on."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, QRBatchError) and not isinstance(cause, StorageError):
-            return cause
-        if isinstance(cause, (StorageError, OSError)):
-            return IncompleteRunError(f"storage: {cause}. Run the same command again; finished units are kept.")
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    raise error
+def _resumable(error: BaseException) -> BaseException:
+    if isinstance(error, (StorageError, OSError)):
+        return IncompleteRunError(
+            f"{_own_words(error).rstrip('.')}. Run the same command again; finished units are kept."
+        )
+    if isinstance(error, QRBatchError):
+        return type(error)(_own_words(error))
+    return error
+
+
+def _own_words(error: BaseException) -> str:
+    return str(error).split("\nFailed to ", 1)[0]  # where Ray Data adds advice about its own retries
 
 
 def _read_unit(row: dict[str, Any], work: _Work) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ _EXAMPLES_PER_CODE: Final = 3
 _EXAMPLES_WITHOUT_LABELS: Final = 3
 _MOVEMENT_DEPTH: Final = 20
 _BINS: Final = 20
+# A pause between units that is longer than this is downtime, not work.
+_BRIDGED_GAP_S: Final = 10.0
 _BOOTSTRAP_SEED: Final = 20250609
 _MEASURE_NAMES: Final = {"ndcg@10": "nDCG@10"}
 _SUMMED: Final = ("rows", "scored", "failed", "uninformative", "prompt_tokens")
@@ -64,7 +67,7 @@ class ReportBuilder:
         self._prompt_tokens: list[int] = []
         self._candidates: list[int] = []
         self._moves: Counter[tuple[int, int]] = Counter()
-        self._has_first_stage = False
+        self._has_first_stage = plan.order == "reversed"  # for ranks without scores; the plan knows of both
 
     def add(self, stored: StoredUnit) -> None:
         """Take one unit's answers in."""
@@ -94,7 +97,7 @@ class ReportBuilder:
                 self._moves[(item["input_rank"], item["rank"])] += 1
         query_id = row["query_id"]
         if len(self._orders.rows) < _EXAMPLES_WITHOUT_LABELS or (self._qrels and query_id in self._qrels):
-            by_input = sorted(ranking, key=lambda item: item["input_rank"])
+            by_input = sorted(ranking, key=_first_stage_place)
             self._orders.first_stage[query_id] = [item["doc_id"] for item in by_input]
             self._orders.reranked[query_id] = [item["doc_id"] for item in ranking]
             self._orders.rows[query_id] = (row["source"]["uri"], row["source"]["row"])
@@ -179,9 +182,12 @@ class ReportBuilder:
     def _quality(self, qrels_uri: str | None) -> model.Quality | None:
         if not self._qrels or qrels_uri is None:
             return None
-        orders = self._orders
-        fused = {q: reciprocal_rank_fusion([orders.first_stage[q], orders.reranked[q]]) for q in orders.reranked}
-        before, after, both = (evaluate(self._qrels, run) for run in (orders.first_stage, orders.reranked, fused))
+        orders, scored = self._orders, self._judged_and_scored()
+        missing = len(self._qrels) - len(scored)
+        if not scored:
+            return model.Quality(qrels=qrels_uri, judged_queries=0, missing_queries=missing, measures=())
+        fused = {q: reciprocal_rank_fusion([orders.first_stage[q], orders.reranked[q]]) for q in scored}
+        before, after, both = (evaluate(scored, run) for run in (orders.first_stage, orders.reranked, fused))
         measures = []
         for name in DEFAULT_MEASURES:
             difference = paired_bootstrap(after.per_query[name], before.per_query[name], _BOOTSTRAP_SEED)
@@ -196,7 +202,12 @@ class ReportBuilder:
                     high=difference.high if self._has_first_stage else None,
                 )
             )
-        return model.Quality(qrels=qrels_uri, judged_queries=len(self._qrels), measures=tuple(measures))
+        return model.Quality(
+            qrels=qrels_uri, judged_queries=len(scored), missing_queries=missing, measures=tuple(measures)
+        )
+
+    def _judged_and_scored(self) -> Qrels:
+        return {q: self._qrels[q] for q in self._orders.rows if q in self._qrels} if self._qrels else {}
 
     def _examples(self, queries: QueryTexts) -> tuple[model.Example, ...]:
         chosen = self._example_ids()
@@ -215,7 +226,7 @@ class ReportBuilder:
         """The largest gain, the largest loss and the query in the middle; without labels the first three."""
         if not self._qrels:
             return list(self._orders.rows)[:_EXAMPLES_WITHOUT_LABELS]
-        scored = {q: self._qrels[q] for q in self._orders.rows if q in self._qrels}
+        scored = self._judged_and_scored()
         if not scored:
             return []
         before, after = (
@@ -231,6 +242,11 @@ class ReportBuilder:
             model.RankedDoc(doc_id=doc_id, relevant=judged[doc_id] > 0 if doc_id in judged else None)
             for doc_id in orders[query_id]
         )
+
+
+def _first_stage_place(item: Mapping[str, Any]) -> tuple[int, float, str]:
+    score = item["input_score"]
+    return item["input_rank"], math.inf if score is None else -score, item["doc_id"]
 
 
 def _unit(footer: Mapping[str, Any], write_seconds: Mapping[str, float]) -> model.Unit:
@@ -250,11 +266,17 @@ def _unit(footer: Mapping[str, Any], write_seconds: Mapping[str, float]) -> mode
 
 
 def _wall_seconds(footers: Sequence[Mapping[str, Any]]) -> float:
-    if not footers:
-        return 0.0
-    starts = [datetime.fromisoformat(footer["started_at"]) for footer in footers]
-    ends = [datetime.fromisoformat(footer["finished_at"]) for footer in footers]
-    return (max(ends) - min(starts)).total_seconds()
+    """Seconds in which units were being scored: a resumed run is not charged for the time it lay still."""
+    spans = sorted(
+        tuple(datetime.fromisoformat(footer[key]) for key in ("started_at", "finished_at")) for footer in footers
+    )
+    seconds, busy_until = 0.0, None
+    for start, end in spans:
+        if busy_until is None or (start - busy_until).total_seconds() > _BRIDGED_GAP_S:
+            busy_until = start
+        seconds += max(0.0, (end - busy_until).total_seconds())
+        busy_until = max(busy_until, end)
+    return seconds
 
 
 def _distribution(values: Sequence[int]) -> model.Distribution:
@@ -278,7 +300,7 @@ def _provenance(plan: Plan) -> model.Provenance:
         model=model.ModelRecord(**facts["model"]),
         head_set=model.HeadSetRecord(**facts["head_set"]),
         prompt=model.PromptRecord(name=facts["prompt"]["name"], sha256=facts["prompt"]["sha256"]),
-        settings={"order": plan.order, "max_tokens": facts["max_tokens"], **facts["settings"]},
+        settings={"max_tokens": facts["max_tokens"], **facts["settings"]},
         dtype=facts["dtype"],
         device=facts["device"],
         config_hash=plan.config_hash,

@@ -104,23 +104,25 @@ class ErrorGroup(_Record):
 class StageSeconds(_Record):
     """Seconds per stage, summed over the units (stages of different units overlap)."""
 
-    read: Seconds = Field(description="seconds of reading, checking and tokenising")
-    score: Seconds = Field(description="seconds in the scoring actors")
+    read: Seconds = Field(description="seconds of reading and checking the rows")
+    score: Seconds = Field(description="seconds in the scoring actors, tokenising among them")
     write: Seconds = Field(description="seconds of serialising and storing")
 
 
 class RunSeconds(StageSeconds):
     """Stage seconds and the wall clock."""
 
-    wall: Seconds = Field(description="wall seconds from the first unit's start to the last unit's end")
+    wall: Seconds = Field(
+        description="clock seconds in which units were being scored; of pauses, those up to 10 s count"
+    )
 
 
 class Throughput(_Record):
     """How fast the run was."""
 
     prompt_tokens: Count = Field(description="tokens run through the model")
-    tokens_per_second: float = Field(ge=0, description="prompt tokens per wall second")
-    rows_per_second: float = Field(ge=0, description="rows per wall second")
+    tokens_per_second: float = Field(ge=0, description="prompt tokens per second of `wall`")
+    rows_per_second: float = Field(ge=0, description="rows per second of `wall`")
     seconds: RunSeconds = Field(description="seconds per stage and in all")
 
 
@@ -132,8 +134,8 @@ class Unit(_Record):
     failed: Count = Field(description="of these, rows with an error")
     prompt_tokens: Count = Field(description="tokens run through the model")
     seconds: StageSeconds = Field(description="seconds per stage")
-    started_at: AwareDatetime = Field(description="start of the read")
-    finished_at: AwareDatetime = Field(description="end of the write")
+    started_at: AwareDatetime = Field(description="start of the scoring")
+    finished_at: AwareDatetime = Field(description="end of the scoring")
     actor_pid: int = Field(description="process id of the scoring actor")
     node: str = Field(description="node of the scoring actor")
 
@@ -179,7 +181,7 @@ class Movement(_Record):
 
 
 class Measure(_Record):
-    """One retrieval measure, averaged over the judged queries; larger is better."""
+    """One retrieval measure, averaged over the judged queries that were scored; larger is better."""
 
     name: str = Field(description="trec_eval name, e.g. nDCG@10")
     first_stage: float | None = Field(description="value of the input order")
@@ -194,7 +196,10 @@ class Quality(_Record):
     """Measures against judgements."""
 
     qrels: str = Field(description="URI of the judgements")
-    judged_queries: Count = Field(description="queries with at least one judgement")
+    judged_queries: Count = Field(description="queries with judgements that were scored: what the measures are over")
+    missing_queries: Count | None = Field(
+        default=None, description="queries with judgements that failed or are not in the input"
+    )
     measures: tuple[Measure, ...] = Field(description="measures, the most important first")
 
 
@@ -220,6 +225,7 @@ class ModelRecord(_Record):
     id: str = Field(description="id or path")
     revision: str | None = Field(description="revision of the checkpoint")
     weights_sha256: str = Field(description="sha256 of the weights")
+    setup_sha256: str = Field(description="sha256 of the configuration and the tokenizer's files")
     layers: Count = Field(description="layers of the checkpoint")
     kept_layers: Count = Field(description="layers loaded: down to the deepest head")
 

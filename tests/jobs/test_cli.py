@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from jobs.cli import app
+from jobs.cli import _code_of, app
 from pipelines.commit import manifest_rows
+from qrcore import errors
 from tests.shards import HEADS, MODEL, row, write_shard
 
 
@@ -41,6 +42,38 @@ def test_help_names_the_jobs_and_needs_no_torch() -> None:
     code += "sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert "rerank" in invoke("--help").output
+
+
+def test_exit_codes_of_errors() -> None:
+    codes = {
+        errors.ConfigError: 2,
+        errors.HeadSetError: 2,
+        errors.InputError: 2,
+        errors.PlanConflictError: 2,
+        errors.StorageError: 4,
+        errors.IncompleteRunError: 4,
+        errors.RunError: 1,
+        errors.QRBatchError: 1,
+    }
+    assert {kind: _code_of(kind("x")) for kind in codes} == codes
+
+
+def test_mistakes_are_found_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # outside the repository
+    (tmp_path / "bytes.yaml").write_bytes(b"\x7fELF\xff")
+    places = ("--input", "in", "--output", "out")
+    mistakes = {
+        ("rerank",): "Give it with --input",
+        ("rerank", "--set", "input.uris=[x"): "expected a YAML value",
+        ("rerank", "--config", "bytes.yaml"): "UTF-8",
+        ("rerank", *places, "--name", "[/x]"): "got '[/x]'",
+        ("demo",): "give --questions FILE",
+    }
+    for arguments, hint in mistakes.items():
+        result = invoke(*arguments)
+        assert result.exit_code == 2, arguments
+        assert hint in result.output, (arguments, result.output)
+    assert [path.name for path in tmp_path.iterdir()] == ["bytes.yaml"]
 
 
 def test_python_m_jobs_is_the_same_program() -> None:
@@ -87,7 +120,7 @@ def test_mistakes_exit_2_on_one_screen_without_a_traceback(tmp_path: Path) -> No
         ("--model", str(tmp_path)): "Give the folder of a downloaded model",
         ("--prompt", "qrhead-qwen2"): "prompt=auto",
         ("--input", str(tmp_path / "nothing")): "found none",
-        ("--name", "Not Good"): "Choose another name",
+        ("--name", "Not Good"): "name: expected 1 to 64 characters",
         ("--qrels", str(tmp_path / "no.parquet")): "Check the URI",
     }
     for arguments, hint in mistakes.items():

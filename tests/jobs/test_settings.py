@@ -27,6 +27,32 @@ def test_assignments_are_yaml() -> None:
     }
     with pytest.raises(ConfigError, match=r"section\.field=value"):
         parse_assignments(["actors.count"])
+    for broken in ("input.uris=[x", "name=2024-13-45"):
+        with pytest.raises(ConfigError, match="expected a YAML value"):
+            parse_assignments([broken])
+
+
+def test_missing_values_are_named_with_the_flag_that_gives_them() -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate(RerankConfig, {})
+    lines = str(caught.value).splitlines()[1:]
+    assert [line.split(":")[0].strip() for line in lines] == ["input.uris", "output.uri"]
+    assert ["--input" in lines[0], "--output" in lines[1]] == [True, True]
+
+
+@pytest.mark.parametrize("carry", [3, ["a", 3], {"a": 1}])
+def test_a_field_of_several_types_has_one_message(carry: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate(RerankConfig, merge(GOOD, {"input": {"carry": carry}}))
+    (line,) = str(caught.value).splitlines()[1:]
+    assert line.strip() == f"input.carry: expected all, none or a list of names, got {carry!r}. Correct the value."
+
+
+@pytest.mark.parametrize("name", ["", "Not Good", "a/b", "x" * 65, "line\n", "é"])
+def test_names_that_cannot_be_folders_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="name: expected 1 to 64 characters"):
+        validate(RerankConfig, merge(GOOD, {"name": name}))
+    assert validate(RerankConfig, merge(GOOD, {"name": "a-Z._9".lower() + "x" * 58})).name
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_name() -> None:
@@ -38,7 +64,7 @@ def test_every_mistake_is_listed_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         validate(RerankConfig, {"output": {"uri": "out"}, "actors": {"count": 0}, "model": {"dtype": "float8"}})
     message = str(caught.value)
-    assert "input: expected a value" in message
+    assert "input.uris: expected a value, got none. Give it with --input" in message
     assert "actors.count" in message
     assert "model.dtype" in message
 
@@ -50,7 +76,13 @@ def test_config_files(tmp_path: Path) -> None:
     assert read_config_file(str(tmp_path / "empty.yaml")) == {}
     (tmp_path / "list.yaml").write_text("- a\n")
     (tmp_path / "bad.yaml").write_text("a: [")
-    for name, message in (("list", "got a list"), ("bad", "expected YAML"), ("missing", "readable file")):
+    (tmp_path / "bytes.yaml").write_bytes(b"\x7fELF\xff\x00")
+    for name, message in (
+        ("bytes", "UTF-8"),
+        ("list", "got a list"),
+        ("bad", "expected YAML"),
+        ("missing", "readable file"),
+    ):
         with pytest.raises(ConfigError, match=message):
             read_config_file(str(tmp_path / f"{name}.yaml"))
 

@@ -60,7 +60,8 @@ def plain() -> dict[str, Any]:
         "provenance": {
             "code_version": "0.1.0", "source_sha256": "ab" * 32, "python": "3.11.9",
             "packages": {"torch": "2.13.0", "ray": "2.60.0", "transformers": "5.17.0"},
-            "model": {"id": "embedded", "revision": None, "weights_sha256": "cd" * 32, "layers": 6, "kept_layers": 5},
+            "model": {"id": "embedded", "revision": None, "weights_sha256": "cd" * 32,
+                      "setup_sha256": "ef" * 32, "layers": 6, "kept_layers": 5},
             "head_set": {"id": "embedded-1", "heads": ["3-1", "4-0"]},
             "prompt": {"name": "embedded", "sha256": "ef" * 32},
             "settings": {"null_query": "N/A", "calibration_weight": 1.0}, "dtype": "float32", "device": "cpu",
@@ -117,7 +118,7 @@ def awkward() -> dict[str, Any]:
         "depth": depth,
         "counts": [[900 // (1 + abs(i - j)) for j in range(depth)] for i in range(depth)],
     }
-    sample["quality"] = {"qrels": LONG_URI, "judged_queries": 1190, "measures": [
+    sample["quality"] = {"qrels": LONG_URI, "judged_queries": 1190, "missing_queries": 12, "measures": [
         measure("nDCG@10", 0.612, 0.781, 0.79, (0.169, 0.151, 0.188)),
         measure("recall@5", 0.7, 0.704, None, (0.004, -0.01, 0.02)),
         measure("recall@1", 0.52, 0.498, 0.53, (-0.022, -0.04, -0.003)),

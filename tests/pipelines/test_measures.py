@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines import measures
 from pipelines.measures import evaluate, paired_bootstrap, reciprocal_rank_fusion
 from qrcore.errors import ConfigError, InputError
 
@@ -113,6 +114,20 @@ def test_bootstrap_is_paired_seeded_and_antisymmetric() -> None:
     assert (back.mean, back.low, back.high) == pytest.approx((-forth.mean, -forth.high, -forth.low))
     assert forth.mean == pytest.approx((-0.2 + 0.4 + 0.2) / 3)
     assert forth.low <= forth.mean <= forth.high
+
+
+def test_bootstrap_draws_in_parts_what_it_draws_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    a = {str(number): number % 7 / 7 for number in range(50)}
+    whole = paired_bootstrap(a, dict.fromkeys(a, 0.0), seed=3, rounds=100)
+    monkeypatch.setattr(measures, "_PLACES_AT_ONCE", 7 * 9)
+    assert paired_bootstrap(a, dict.fromkeys(a, 0.0), seed=3, rounds=100) == whole
+
+
+def test_bootstrap_of_very_many_queries_resamples_them_all() -> None:
+    a = {str(number): float(number % 4 == 0) for number in range(100_000)}
+    difference = paired_bootstrap(a, dict.fromkeys(a, 0.0), seed=0)
+    half_width = 1.96 * math.sqrt(0.25 * 0.75 / 100_000)
+    assert (difference.low, difference.high) == pytest.approx((0.25 - half_width, 0.25 + half_width), abs=1e-4)
 
 
 def test_bootstrap_refuses_different_queries() -> None:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileOpener
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +16,9 @@ from pipelines.inputs import FileSurvey, list_inputs, read_rows, survey_file
 from pipelines.plan import Plan, cut_units, encode_schema, store_plan, usable_surveys
 from pipelines.schemas import INPUT_SCHEMA, ranking_schema
 from pipelines.storage import FileInfo, Storage, StorageOptions
-from qrcore.errors import InputError, PlanConflictError, RunError
+from pipelines.units import from_ipc, to_ipc
+from qrcore.errors import IncompleteRunError, InputError, PlanConflictError, StorageError
+from tests.pipelines.test_rows import with_bytes_as_text
 from tests.shards import row, write_shard
 
 OPTIONS = StorageOptions()
@@ -23,15 +28,15 @@ def _survey(path: Path) -> FileSurvey:
     return survey_file(Storage(str(path)).info(str(path)), OPTIONS)
 
 
-def test_a_survey_counts_decoded_bytes_of_query_and_texts(tmp_path: Path) -> None:
+def test_a_survey_counts_decoded_bytes_of_all_text(tmp_path: Path) -> None:
     rows = [
-        row("a", query="four", candidates=[{"doc_id": "d", "text": "zwölf"}]),
+        row("a", query="four", candidates=[{"doc_id": "d", "title": "ab", "text": "zwölf"}]),
         row("b", query=None, candidates=None),
     ]
     rows.append(row("c", query="q", candidates=[{"doc_id": "d", "text": None}, None]))
     survey = _survey(write_shard(tmp_path / "x.parquet", rows))
     assert survey.problem == ""
-    assert survey.row_bytes.tolist() == [4 + 6, 0, 1]
+    assert survey.row_bytes.tolist() == [4 + 1 + 2 + 6, 0, 1 + 1]
     assert not survey.has_first_stage
 
 
@@ -60,6 +65,45 @@ def test_unreadable_files_are_named_together_or_skipped(tmp_path: Path) -> None:
     assert [s.file.uri for s in usable] == [str(good)]
     assert [Path(s.uri).name for s in skipped] == ["broken.parquet", "wrong.parquet"]
     assert "int64, expected string" in skipped[1].reason
+
+
+def test_truncated_and_damaged_files_are_bad(tmp_path: Path) -> None:
+    whole = write_shard(tmp_path / "x.parquet", [row(str(i)) for i in range(50)]).read_bytes()
+    start = pq.ParquetFile(tmp_path / "x.parquet").metadata.row_group(0).column(0).data_page_offset
+    damaged = whole[:start] + b"\xff" * 40 + whole[start + 40 :]  # a page: the footer stands, reading fails
+    for content in (b"", whole[: len(whole) // 2], whole[:-1], damaged):
+        path = tmp_path / "bad.parquet"
+        path.write_bytes(content)
+        assert _survey(path).problem.startswith("not readable as Parquet")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "io"), PermissionError(errno.EACCES, "no"), TimeoutError()])
+@pytest.mark.parametrize("reads_before", [0, 1])
+def test_a_failing_store_says_nothing_about_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, reads_before: int
+) -> None:
+    path = write_shard(tmp_path / "x.parquet", [row("a")])
+    info = Storage(str(path)).info(str(path))
+    reads = iter([LocalFileOpener.read] * reads_before)
+
+    def read(stream: LocalFileOpener, size: int = -1) -> bytes:
+        for original in reads:
+            return bytes(original(stream, size))
+        raise error
+
+    monkeypatch.setattr(LocalFileOpener, "read", read, raising=False)
+    with pytest.raises(StorageError, match="expected to read it"):
+        survey_file(info, OPTIONS)
+
+
+def test_ids_that_are_not_utf8_are_surveyed_and_told_apart(tmp_path: Path) -> None:
+    table = with_bytes_as_text(
+        pa.Table.from_pylist([row("a"), row("b"), row("c")]), "query_id", [b"\xff", b"\xfe", b"\xff"]
+    )
+    pq.write_table(table, tmp_path / "x.parquet")
+    survey = _survey(tmp_path / "x.parquet")
+    assert survey.problem == ""
+    assert [unit.duplicates for unit in cut_units([survey], "c", 10**9, 10**9)] == [(2,)]
 
 
 @given(
@@ -111,11 +155,44 @@ def test_rows_are_read_from_any_range_and_row_group(tmp_path: Path) -> None:
             assert read["query_id"].to_pylist() == [str(i) for i in range(start, stop)]
 
 
+def test_reading_a_range_does_not_decode_what_comes_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_shard(tmp_path / "x.parquet", [row(str(i), candidates=[]) for i in range(3000)])
+    info = Storage(str(path)).info(str(path))
+    decoded = []
+    iterate = pq.ParquetFile.iter_batches
+
+    def counted(*arguments: Any, **settings: Any) -> Iterator[pa.RecordBatch]:
+        for batch in iterate(*arguments, **settings):
+            decoded.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    assert read_rows(info, 100, 120, ["query_id"], OPTIONS)["query_id"][0].as_py() == "100"
+    assert sum(decoded) == 120
+    assert max(decoded) == 20
+
+
+def test_ranges_keep_types_and_dictionaries(tmp_path: Path) -> None:
+    coded = pa.array([f"text {i % 7}" for i in range(600)]).dictionary_encode()
+    table = pa.Table.from_pylist([row(str(i)) for i in range(600)], schema=INPUT_SCHEMA).append_column("lang", coded)
+    pq.write_table(table, tmp_path / "x.parquet", row_group_size=250)
+    info = Storage(str(tmp_path)).info(str(tmp_path / "x.parquet"))
+    read = from_ipc(to_ipc(read_rows(info, 100, 590, [*table.schema.names, "nope"], OPTIONS)))
+    assert read.to_pylist() == table.slice(100, 490).to_pylist()
+    assert read.schema.types == pq.read_schema(tmp_path / "x.parquet").types
+
+
+def test_a_folder_may_be_named_like_a_file(tmp_path: Path) -> None:
+    write_shard(tmp_path / "in.parquet" / "part-0.parquet", [row("a")])
+    (tmp_path / "in.parquet" / "_SUCCESS").write_bytes(b"")
+    assert [Path(f.uri).name for f in list_inputs([str(tmp_path / "in.parquet")], OPTIONS)] == ["part-0.parquet"]
+
+
 def test_a_file_that_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
     path = write_shard(tmp_path / "x.parquet", [row("a")])
     info = Storage(str(path)).info(str(path))
     write_shard(path, [row("a"), row("b")])
-    with pytest.raises(RunError, match="has changed"):
+    with pytest.raises(IncompleteRunError, match="has changed"):
         read_rows(info, 0, 1, ["query_id"], OPTIONS)
 
 

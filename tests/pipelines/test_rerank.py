@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +22,12 @@ from jobs.settings import merge, validate
 from pipelines import commit
 from pipelines.commit import manifest_rows
 from pipelines.plan import Plan
-from pipelines.rerank import RerankSettings, RunResult, run
+from pipelines.rerank import RerankSettings, RunResult, _on_requested_device, run
 from pipelines.schemas import INPUT_SCHEMA, QRELS_SCHEMA
 from pipelines.storage import Storage
 from qrcore import Document, load_scorer
 from qrcore.errors import ConfigError, HeadSetError, IncompleteRunError, InputError, RunError
+from tests.pipelines.test_rows import with_bytes_as_text
 from tests.services import SECRET
 from tests.shards import HEADS, MODEL, candidates, row, write_shard
 
@@ -42,8 +44,8 @@ class Recorder:
 
     def stage(self, message: str) -> None: ...
 
-    def planned(self, plan: Plan, done: int) -> None:
-        self.plan, self.done_before = plan, done
+    def planned(self, plan: Plan, done: frozenset[str]) -> None:
+        self.plan, self.done_before = plan, len(done)
 
     def unit_done(self, footer: dict[str, Any]) -> None:
         self.footers.append(footer)
@@ -423,3 +425,58 @@ def test_a_run_over_s3(s3_environment: str, tmp_path: Path) -> None:
     assert recorder.footers == []
     stored = b"".join(s3.cat_file(path) for path in s3.find("rerank-bucket/out"))
     assert SECRET.encode() not in stored
+
+
+def test_how_settings_are_spelled_does_not_make_another_run(
+    committed: tuple[RerankSettings, RunResult, Recorder], shards: str
+) -> None:
+    settings, first, _ = committed
+    spelled = {"id": f"{MODEL}/../llama/", "heads": f" {HEADS}", "dtype": "float32", "device": "cpu"}
+    same = settings_for(shards, settings.output, model=spelled, scoring={"prompt": "qrhead-llama3"})
+    assert finish(same)[0].run_uri == first.run_uri
+
+
+def test_another_tokenizer_makes_another_run(shards: str, tmp_path: Path) -> None:
+    shutil.copytree(MODEL, tmp_path / "model")
+    settings = settings_for(shards, str(tmp_path / "out"), model={"id": str(tmp_path / "model")})
+    first, _ = finish(settings)
+    setup = tmp_path / "model" / "tokenizer_config.json"
+    setup.write_text(setup.read_text() + "\n")
+    assert finish(settings)[0].run_uri != first.run_uri
+
+
+def test_a_pool_without_gpus_scores_on_the_cpu_wherever_it_runs(shards: str, tmp_path: Path) -> None:
+    settings = settings_for(shards, str(tmp_path))
+    assert _on_requested_device(settings).device == "cpu"
+    on_gpus = replace(settings, pool=replace(settings.pool, gpus_per_actor=0.5))
+    assert _on_requested_device(on_gpus).device == "cuda"
+    named = replace(on_gpus, scorer=replace(on_gpus.scorer, device="cuda:1"))
+    assert _on_requested_device(named).device == "cuda:1"
+
+
+def test_latest_is_put_right_when_a_committed_run_is_found(shards: str, tmp_path: Path) -> None:
+    settings = settings_for(shards, str(tmp_path))
+    finish(settings)
+    latest = Path(tmp_path, "rerank.latest.json")
+    before = latest.read_text()
+    latest.unlink()
+    assert finish(settings)[0].already_committed
+    assert latest.read_text() == before
+
+
+def test_text_that_is_not_utf8_and_ranks_that_are_none_fail_their_rows_only(tmp_path: Path) -> None:
+    struct = pa.struct([("doc_id", pa.string()), ("text", pa.string()), ("rank", pa.int64())])
+    schema = pa.schema([("query_id", pa.string()), ("query", pa.string()), ("candidates", pa.list_(struct))])
+    listed = [[{"doc_id": "d", "text": "t", "rank": rank}] for rank in (1, 1, 1, 2**40)]
+    rows = [row(name, candidates=entry) for name, entry in zip("abcd", listed, strict=True)]
+    table = with_bytes_as_text(pa.Table.from_pylist(rows, schema=schema), "query_id", [b"a", b"\xff", b"c", b"d"])
+    table = with_bytes_as_text(table, "query", [b"x", b"y", b"\xfe\xfe", b"z"])
+    (tmp_path / "in").mkdir()
+    pq.write_table(table, tmp_path / "in" / "1.parquet")
+    out = rows_of(finish(settings_for(str(tmp_path / "in"), str(tmp_path / "out")))[0])
+    assert [(r["query_id"], r["error"] and r["error"]["code"], r["source"]["row"]) for r in out] == [
+        ("a", None, 0),
+        (None, "invalid_text", 1),
+        ("c", "invalid_text", 2),
+        ("d", "invalid_rank", 3),
+    ]

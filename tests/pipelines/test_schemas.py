@@ -50,6 +50,11 @@ def test_what_is_accepted(schema: pa.Schema) -> None:
         (_schema(candidates=_candidate(doc_id=pa.int64())), "candidates.doc_id has type int64"),
         (_schema(candidates=_candidate(score=pa.string())), "candidates.score has type"),
         (_schema(candidates=_candidate(rank=pa.float64())), "candidates.rank has type"),
+        (pa.schema([*INPUT_SCHEMA, pa.field("query", pa.string())]), "'query' stands there more than once"),
+        (
+            _schema(candidates=pa.list_(pa.struct([*CANDIDATE.fields, pa.field("text", pa.string())]))),
+            "candidates.text stands there more than once",
+        ),
     ],
 )
 def test_what_is_refused(schema: pa.Schema, message: str) -> None:
@@ -71,6 +76,8 @@ def test_carry_refuses_what_would_be_lost_or_confused() -> None:
     with pytest.raises(InputError, match="Rename it"):
         carried_fields([("a", _schema(ranking=pa.string()))], "all")
     assert carried_fields([("a", _schema(ranking=pa.string()))], "none") == ()
+    with pytest.raises(InputError, match=r"(?s)query.*names of the contract.*Rename"):
+        carried_fields([("a", _schema())], ["query"])
     with pytest.raises(InputError, match="one type in all files"):
         carried_fields([("a", _schema(year=pa.int32())), ("b", _schema(year=pa.string()))], "all")
     with pytest.raises(InputError, match="no input file has nope"):

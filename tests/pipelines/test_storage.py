@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import errno
+import io
 import multiprocessing
 from pathlib import Path
 
 import pytest
 import s3fs
+from botocore.exceptions import NoCredentialsError  # type: ignore[import-untyped]
 
-from pipelines.storage import Storage, absolute, join, protocol_of
-from qrcore.errors import ConfigError, StorageError
+from pipelines.storage import Storage, StorageOptions, absolute, join, protocol_of
+from qrcore.errors import ConfigError, IncompleteRunError, StorageError
 
 
 @pytest.fixture(params=["file", "s3"])
@@ -90,30 +93,106 @@ def test_one_of_many_processes_wins(tmp_path: Path) -> None:
             assert sum(pool.map(_try_to_create, [(uri, number) for number in range(4)], chunksize=1)) == 1
 
 
-class _Conflicts:
-    """A file system that answers 409 a number of times, as s3fs passes it on."""
+class _Refusals:
+    """A file system that answers a status a number of times, as s3fs passes it on."""
 
-    def __init__(self, times: int) -> None:
+    def __init__(self, status: int, times: int) -> None:
+        self.status = status
         self.times = times
         self.calls = 0
 
     def pipe_file(self, *_args: object, **_settings: object) -> None:
         self.calls += 1
         if self.calls <= self.times:
-            cause = RuntimeError("ConditionalRequestConflict")
-            cause.response = {"ResponseMetadata": {"HTTPStatusCode": 409}}  # type: ignore[attr-defined]
-            raise OSError(16, "busy") from cause
+            cause = RuntimeError("a client error without a code that s3fs knows")
+            cause.response = {"ResponseMetadata": {"HTTPStatusCode": self.status}}  # type: ignore[attr-defined]
+            raise OSError(errno.EINVAL, "translated") from cause
 
 
 def test_a_conflict_is_tried_again(monkeypatch: pytest.MonkeyPatch, s3_environment: str) -> None:
     monkeypatch.setattr("pipelines.storage.time.sleep", lambda _seconds: None)
     storage = Storage("s3://bucket/x")
-    storage._fs = _Conflicts(times=3)
+    storage._fs = _Refusals(409, times=3)
     assert storage.create("s3://bucket/x", b"data")
     assert storage._fs.calls == 4
-    storage._fs = _Conflicts(times=1000)
-    with pytest.raises(StorageError, match="settle a conflict"):
+    storage._fs = _Refusals(409, times=1000)
+    with pytest.raises(IncompleteRunError, match="settle a conflict"):
         storage.create("s3://bucket/x", b"data")
+
+
+def test_a_failed_precondition_means_that_an_object_stands_there(s3_environment: str) -> None:
+    storage = Storage("s3://bucket/x")
+    storage._fs = _Refusals(412, times=1)
+    assert not storage.create("s3://bucket/x", b"data")
+    storage._fs = _Refusals(403, times=1)
+    with pytest.raises(StorageError, match="expected to write it, got OSError"):
+        storage.create("s3://bucket/x", b"data")
+
+
+class _Broken:
+    """A file system on which everything fails in one way."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __getattr__(self, _name: str) -> object:
+        def fail(*_args: object, **_settings: object) -> None:
+            raise self._error
+
+        return fail
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(errno.EACCES, "no"), TimeoutError("slow"), OSError(errno.EIO, "io"), NoCredentialsError()]
+)
+def test_whatever_a_store_answers_is_a_storage_error(error: Exception, s3_environment: str) -> None:
+    uri = "s3://bucket/x"
+    storage = Storage(uri)
+    storage._fs = _Broken(error)
+    calls = [storage.exists, storage.is_folder, storage.info, storage.list_files, storage.read, storage.open]
+    for call in calls:
+        with pytest.raises(StorageError, match=f"^{uri}: expected to .* got {type(error).__name__}"):
+            call(uri)
+    for put in (storage.create, storage.replace):
+        with pytest.raises(StorageError, match="expected to write it"):
+            put(uri, b"data")
+
+
+def test_a_store_that_nobody_serves_is_a_storage_error(s3_environment: str) -> None:
+    options = StorageOptions(endpoint_url="http://127.0.0.1:9", timeout_s=1.0)
+    with pytest.raises(StorageError, match="Check the path"):
+        Storage("s3://bucket/x", options).read("s3://bucket/x")
+
+
+def test_a_file_in_the_way_of_a_folder_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="expected to write it"):
+        Storage(str(tmp_path)).create(str(tmp_path / "file" / "x"), b"data")
+
+
+def test_a_stream_reads_ranges_and_ends_with_its_block(folder: str) -> None:
+    storage = Storage(folder)
+    storage.create(join(folder, "x"), b"0123456789")
+    with storage.open(join(folder, "x")) as stream:
+        assert stream.seek(4) == 4
+        assert stream.read(3) == b"456"
+        assert stream.tell() == 7
+    assert stream.closed
+
+
+def test_a_file_is_put_from_its_position_on(folder: str) -> None:
+    storage, content = Storage(folder), io.BytesIO(b"0123456789")
+    content.seek(2)
+    storage.create_from_file(join(folder, "deep", "x"), content)
+    assert storage.read(join(folder, "deep", "x")) == b"23456789"
+
+
+def test_a_folder_is_told_from_a_file_whatever_its_name(folder: str) -> None:
+    storage = Storage(folder)
+    storage.create(join(folder, "x.parquet", "part-0.parquet"), b"x")
+    assert storage.is_folder(join(folder, "x.parquet"))
+    assert not storage.is_folder(join(folder, "x.parquet", "part-0.parquet"))
+    assert not storage.is_folder(join(folder, "nothing"))
 
 
 def test_uris() -> None:
@@ -122,5 +201,6 @@ def test_uris() -> None:
     assert absolute("file:///a/b/") == "/a/b"
     assert absolute("s3://a/b/") == "s3://a/b"
     assert Path(absolute("a")).is_absolute()
+    assert absolute("/a/b/../c/./d") == "/a/c/d"
     with pytest.raises(ConfigError, match="gs"):
         protocol_of("gs://a")

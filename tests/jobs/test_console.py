@@ -1,0 +1,92 @@
+"""What is printed: data are shown as they are, and counts are of what is left to do."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+from typing import Any, cast
+
+from rich.console import Console
+
+from jobs.console import ConsoleObserver, show_result
+from jobs.demo import DemoResult, show_demo
+from pipelines.plan import Plan
+from pipelines.rerank import RunResult
+
+HOSTILE = "/data/[old]/[/x]/:bee:/runs"
+
+
+def screen(terminal: bool = False) -> Console:
+    return Console(file=io.StringIO(), width=200, force_terminal=terminal, color_system=None)
+
+
+def shown(console: Console) -> str:
+    return cast(io.StringIO, console.file).getvalue()
+
+
+def result_of(already_committed: bool = False) -> RunResult:
+    manifest = SimpleNamespace(
+        failed=0, scored=1, rows=1, objects=[1], skipped_files=(), side_files=["commit/d/report.html"]
+    )
+    return RunResult(cast(Any, manifest), HOSTILE, already_committed)
+
+
+def plan_of(rows: dict[str, int]) -> Plan:
+    provenance = {
+        "head_set": {"id": HOSTILE, "heads": ["0-0"]},
+        "prompt": {"name": "plain"},
+        "model": {"id": HOSTILE, "kept_layers": 1, "layers": 2},
+        "dtype": "float32",
+        "device": "cpu",
+    }
+    units = [SimpleNamespace(unit_id=unit_id, rows=count) for unit_id, count in rows.items()]
+    plan = SimpleNamespace(run_id="r-1", rows=sum(rows.values()), units=units, provenance=provenance, order="reversed")
+    return cast(Plan, plan)
+
+
+def test_paths_and_ids_are_shown_as_they_are() -> None:
+    console = screen()
+    show_result(console, result_of())
+    observer = ConsoleObserver(console)
+    observer.stage(HOSTILE)
+    observer.planned(plan_of({"a": 1}), frozenset())
+    text = shown(console)
+    assert text.count(HOSTILE) == 6
+    assert f"{HOSTILE}/commit/d/report.html" in text
+
+
+def test_questions_and_documents_of_the_demo_are_shown_as_they_are() -> None:
+    places = [{"doc_id": HOSTILE, "relevant": relevant} for relevant in (True, None)]
+    report = {
+        "quality": {"measures": []},
+        "examples": [{"query": f"why {HOSTILE}", "first_stage": places, "reranked": places}],
+    }
+    counts: Any = SimpleNamespace(questions=5, documents=9, candidates=10)
+    console = screen()
+    show_demo(console, DemoResult(result_of(), counts, {"dev": 2, "test": 3}, report))
+    assert shown(console).count(HOSTILE) == 5
+    assert "5 questions (2 dev, 3 test; neither half was used" in shown(console)
+
+
+def test_a_resumed_run_counts_what_is_left() -> None:
+    console = screen(terminal=True)
+    with ConsoleObserver(console) as observer:
+        observer.planned(plan_of({"a": 4, "b": 2, "c": 1}), frozenset({"a", "of another plan"}))
+        observer.unit_done({"rows": 2, "failed": 0, "prompt_tokens": 5})
+        assert observer._progress is not None
+        (task,) = observer._progress.tasks
+        assert (task.completed, task.total) == (2, 3)
+        observer.unit_done({"rows": 1, "failed": 0, "prompt_tokens": 5})
+        assert task.finished
+    assert "7 rows in 3 units, 1 units already done" in shown(console)
+
+
+def test_judgements_for_a_committed_run_are_not_ignored_silently() -> None:
+    def says(already_committed: bool, qrels: str | None) -> bool:
+        console = screen()
+        show_result(console, result_of(already_committed), qrels)
+        return "the report of the first commit stands" in shown(console)
+
+    assert says(True, "qrels.parquet")
+    assert not says(True, None)
+    assert not says(False, "qrels.parquet")

@@ -1,0 +1,133 @@
+"""From units to the report: who is measured, which order the first stage had, and how long the run worked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipelines.commit import CommittedObject, StoredUnit
+from pipelines.labels import Qrels
+from pipelines.plan import Plan, Unit, encode_schema
+from pipelines.report.build import ReportBuilder, RunFacts
+from pipelines.report.html import render_report
+from pipelines.report.model import RunReport
+from pipelines.schemas import ranking_schema
+from tests.pipelines.report_samples import START, plain
+
+
+def plan_of(order: str) -> Plan:
+    provenance = plain()["provenance"]
+    facts = {key: provenance[key] for key in ("code_version", "source_sha256", "model", "head_set", "prompt")}
+    return Plan(
+        run_id="rerank-0123456789ab",
+        job="rerank",
+        name="rerank",
+        config_hash="12",
+        input_hash="34",
+        config={},
+        provenance={
+            **facts,
+            "packages": {"python": "3.11.9"},
+            "max_tokens": 100,
+            "settings": {},
+            "dtype": "float32",
+            "device": "cpu",
+        },
+        order=order,
+        files=(),
+        skipped_files=(),
+        units=(),
+        schema_ipc=encode_schema(ranking_schema(())),
+    )
+
+
+def scored(query_id: str, *places: tuple[str, int, float | None]) -> dict[str, Any]:
+    """A row whose new order is that of ``places``: (doc_id, input_rank, input_score)."""
+    ranking = [
+        {"doc_id": doc_id, "rank": rank, "score": 1.0 / rank, "input_rank": input_rank, "input_score": input_score}
+        for rank, (doc_id, input_rank, input_score) in enumerate(places, start=1)
+    ]
+    return _row(query_id, ranking=ranking, prompt_tokens=10)
+
+
+def failed(query_id: str) -> dict[str, Any]:
+    error = {"code": "no_candidates", "kind": "input", "stage": "check", "message": "none"}
+    return _row(query_id, error=error)
+
+
+def _row(query_id: str, **more: Any) -> dict[str, Any]:
+    return {"query_id": query_id, "source": {"uri": "in", "row": 0}, **more}
+
+
+def unit(rows: Sequence[Mapping[str, Any]], start_s: float = 0, stop_s: float = 1) -> StoredUnit:
+    bad = sum(row.get("error") is not None for row in rows)
+    footer = {
+        "unit_id": f"u{start_s}", "rows": len(rows), "scored": len(rows) - bad, "failed": bad, "uninformative": 0,
+        "prompt_tokens": 30, "read_s": 0.1, "score_s": 0.5, "actor_pid": 1, "node": "n",
+        "started_at": (START + timedelta(seconds=start_s)).isoformat(),
+        "finished_at": (START + timedelta(seconds=stop_s)).isoformat(),
+    }  # fmt: skip
+    entry = CommittedObject(
+        path="data/u", unit_id="u", size=1, sha256="", rows=len(rows), scored=len(rows) - bad, failed=bad
+    )
+    planned = Unit(unit_id="u", file=0, start=0, stop=len(rows), bytes=1, tokens=1)
+    return StoredUnit(planned, entry, footer, pa.Table.from_pylist(list(rows), schema=ranking_schema(())))
+
+
+def report_of(*units: StoredUnit, qrels: Qrels | None = None, order: str = "as_given") -> RunReport:
+    builder = ReportBuilder(plan_of(order), qrels)
+    for stored in units:
+        builder.add(stored)
+    now = datetime.now(UTC)
+    facts = RunFacts("d", "out", now, now, resumed=False, write_seconds={}, qrels_uri="qrels" if qrels else None)
+    return builder.finish(facts, lambda rows: dict.fromkeys(rows, "why"))
+
+
+def test_judged_queries_without_a_ranking_are_counted_and_left_out() -> None:
+    found = scored("a", ("right", 2, 1.0), ("wrong", 1, 2.0))
+    qrels = {"a": {"right": 1}, "b": {"right": 1}, "elsewhere": {"right": 1}}
+    report = report_of(unit([found, failed("b")]), qrels=qrels)
+    assert report.quality is not None
+    assert (report.quality.judged_queries, report.quality.missing_queries) == (1, 2)
+    recall = {measure.name: measure for measure in report.quality.measures}["recall@1"]
+    assert (recall.first_stage, recall.reranked, recall.difference) == (0.0, 1.0, 1.0)
+    assert "1 judged queries (2 more failed or are not in the input" in render_report(report)
+
+
+def test_judgements_of_other_queries_only_give_a_quality_without_measures() -> None:
+    report = report_of(unit([scored("a", ("x", 1, 1.0))]), qrels={"elsewhere": {"x": 1}})
+    assert report.quality is not None
+    assert (report.quality.judged_queries, report.quality.missing_queries, report.quality.measures) == (0, 1, ())
+    assert "0 judged queries" in render_report(report)
+
+
+def test_equal_input_ranks_keep_no_trace_of_the_new_order() -> None:
+    row = scored("a", ("d", 2, None), ("c", 2, None), ("b", 1, 3.0), ("e", 1, 5.0), ("f", 1, None))
+    places = report_of(unit([row])).examples[0].first_stage
+    assert [place.doc_id for place in places] == ["e", "b", "f", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("order", "score", "known"), [("reversed", None, True), ("as_given", 0.5, True), ("as_given", None, False)]
+)
+def test_ranks_without_scores_are_a_first_stage_too(order: str, score: float | None, known: bool) -> None:
+    row = scored("a", ("x", 2, score), ("y", 1, score))
+    report = report_of(unit([row]), qrels={"a": {"x": 1}}, order=order)
+    assert report.quality is not None
+    assert (report.movement is not None) is known
+    assert (report.quality.measures[0].first_stage is not None) is known
+    assert bool(report.examples[0].first_stage) is known
+
+
+def test_time_in_which_nothing_ran_is_no_working_time() -> None:
+    row = [scored("a", ("x", 1, 1.0))]
+    night = 8 * 3600.0
+    # Two actors overlap for 3 s, a pause of 9 s counts, the night between two commands does not.
+    units = [unit(row, 0, 10), unit(row, 7, 12), unit(row, 8, 9), unit(row, 21, 25), unit(row, night, night + 5)]
+    throughput = report_of(*units[::-1]).throughput
+    assert throughput.seconds.wall == 30
+    assert throughput.tokens_per_second == 150 / 30
