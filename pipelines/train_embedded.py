@@ -46,7 +46,8 @@ class TrainEmbeddedSettings:
     ``texts``: files with columns ``text`` and, if known, ``source``; ``questions``: files with ``group``,
     ``paragraph``, ``question`` and ``answer_sentence``; ``output``: the model folder; ``work``: a local folder for
     checkpoints, from which the same settings go on. ``characters_per_family`` keeps one kind of text from
-    outweighing the others; a family is a source up to its first slash.
+    outweighing the others; a family is a source up to its first slash. ``threads``: CPU threads of torch for each of
+    the ``parts`` that work at the same time.
     """
 
     texts: tuple[str, ...]
@@ -59,6 +60,7 @@ class TrainEmbeddedSettings:
     characters_per_family: int = 12_000_000
     seed: int = 0
     parts: int = 2
+    threads: int = 1
     device: str = "cpu"
     storage: StorageOptions = field(default_factory=StorageOptions)
 
@@ -80,6 +82,7 @@ def train_embedded(
     is not learned, ModelError if the trained weights are not finite in float16.
     """
     stages = _stages(settings.curriculum)
+    torch.set_num_threads(settings.threads)
     work = Path(settings.work)
     work.mkdir(parents=True, exist_ok=True)
     corpus = _read_corpus(settings)

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from qrcore.errors import ConfigError, InputError, RunError
 from qrcore.prompts import EMBEDDED
+from qrcore.training.attention import sliced_attention
 from qrcore.training.curriculum import Stage
 from qrcore.training.loss import measure
 from qrcore.training.model import InitialScales, ModelShape, build_model
@@ -240,6 +241,25 @@ def test_induction_weighs_only_what_can_be_copied() -> None:
         seen.add(pair)
     assert len(sample) == 64
     assert sample.weights.sum() >= 16
+
+
+# Attention
+
+
+def test_sliced_attention_equals_full_attention_forward_and_backward() -> None:
+    torch.manual_seed(0)
+    query = torch.randn(2, 4, 600, 8, requires_grad=True)
+    key, value = (torch.randn(2, 2, 600, 8, requires_grad=True) for _ in range(2))
+    blocks = torch.cat((torch.zeros(2, 500), torch.ones(2, 60), torch.full((2, 40), 2.0)), dim=1)
+    bias = torch.zeros(2, 1, 600, 600).masked_fill(~visibility(blocks), float("-inf"))
+    ours, _ = sliced_attention(torch.nn.Identity(), query, key, value, bias, scaling=0.3)
+    full = torch.nn.functional.scaled_dot_product_attention(query, key, value, bias, scale=0.3, enable_gqa=True)
+    upstream = torch.randn(2, 4, 600, 8)
+    torch.testing.assert_close(ours, full.transpose(1, 2), atol=1e-5, rtol=1e-4)
+    gradients = torch.autograd.grad(ours.transpose(1, 2), (query, key, value), upstream)
+    expected = torch.autograd.grad(full, (query, key, value), upstream)
+    for one, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
 # Trainer
