@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from pipelines.rerank import Observer, RunResult
 
 QUESTIONS: Final = "tests/data/python_docs_questions.jsonl"
-#: Candidates a question: what the embedded model's stated limit carries in one prompt.
+#: Candidates a question: as many as the embedded model ranks well in one prompt (see its model card).
 CANDIDATES: Final = 10
 _SHARDS: Final = 4
 _SHOWN: Final = 5
+_COLUMN_WIDTH: Final = 37  # two of them and the places fill a terminal of 80 columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +126,9 @@ def _example_table(example: dict[str, Any]) -> Table:
     table = Table(
         title=Text(f"\n{example['query']}"), title_justify="left", title_style="bold", box=None, pad_edge=False
     )
-    table.add_column("", justify="right", style="dim")
-    table.add_column("BM25", no_wrap=True, min_width=36)
-    table.add_column("re-ranked", no_wrap=True)
+    table.add_column("", justify="right", style="dim", min_width=2, no_wrap=True)
+    for heading in ("BM25", "re-ranked"):
+        table.add_column(heading, no_wrap=True, overflow="ellipsis", width=_COLUMN_WIDTH)
     pairs = zip(example["first_stage"][:_SHOWN], example["reranked"][:_SHOWN], strict=True)
     for place, (before, after) in enumerate(pairs, start=1):
         table.add_row(str(place), _place(before), _place(after))
