@@ -21,6 +21,7 @@ from pipelines.cluster import LIGHT_TASK_CPUS, get
 from pipelines.plan import Plan, SkippedFile, Unit
 from pipelines.schemas import SCHEMA_VERSION
 from pipelines.storage import Storage, StorageOptions, join
+from pipelines.units import parquet_table
 from pipelines.work import UNIT_KEY, unit_uri
 from qrcore.errors import IncompleteRunError, RunError
 
@@ -222,4 +223,4 @@ def manifest_rows(
         data = storage.read(join(run_uri, entry.path))
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise RunError(f"{run_uri}/{entry.path}: its content is not what was committed. Restore it, or run again.")
-        yield from pq.read_table(pa.BufferReader(data), columns=columns).to_pylist()
+        yield from parquet_table(data, columns).to_pylist()

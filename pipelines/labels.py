@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.schemas import QRELS_SCHEMA
 from pipelines.storage import Storage, StorageOptions, absolute
+from pipelines.units import parquet_table
 from qrcore.errors import InputError
 
 Qrels = dict[str, dict[str, int]]
@@ -50,7 +50,7 @@ def _rows_of(uri: str, storage: Storage) -> list[dict[str, Any]]:
 def _read(uri: str, storage: Storage) -> pa.Table:
     data = storage.read(uri)
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        table = parquet_table(data)
         missing = [name for name in QRELS_SCHEMA.names if name not in table.schema.names]
         if not missing:
             return table.select(QRELS_SCHEMA.names).cast(pa.schema(list(QRELS_SCHEMA)))

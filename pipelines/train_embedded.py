@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pipelines.identity import package_versions
 from pipelines.inputs import list_inputs
 from pipelines.storage import Storage, StorageOptions, join
+from pipelines.units import parquet_table
 from qrcore.errors import ConfigError, InputError, ModelError
 from qrcore.training.curriculum import CURRICULA, Stage
 from qrcore.training.model import ModelShape, build_model
@@ -136,7 +136,7 @@ def _read(uris: Sequence[str], needed: Sequence[str], options: StorageOptions) -
     digests: dict[str, str] = {}
     for info in list_inputs(uris, options) if uris else ():
         data = Storage(info.uri, options).read(info.uri)
-        table = pq.read_table(pa.BufferReader(data))
+        table = parquet_table(data)
         missing = [name for name in needed if name not in table.column_names]
         if missing:
             raise InputError(

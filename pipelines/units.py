@@ -1,10 +1,12 @@
-"""A unit of work on its way through the stages."""
+"""A unit of work on its way through the stages, and tables as bytes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,3 +30,12 @@ def to_ipc(table: pa.Table) -> bytes:
 def from_ipc(data: bytes) -> pa.Table:
     """The table of an Arrow IPC stream, without copying."""
     return pa.ipc.open_stream(pa.py_buffer(data)).read_all()
+
+
+def parquet_table(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """A whole Parquet object in memory as a table.
+
+    Not ``pyarrow.parquet.read_table``: that reads through a data set whose threads may let go of ``data`` only when
+    the interpreter is already ending, and abort the process with the work all done.
+    """
+    return pq.ParquetFile(pa.BufferReader(data)).read(columns=list(columns) if columns is not None else None)
