@@ -118,7 +118,8 @@ def _read_object(unit: Unit, run_uri: str, options: StorageOptions) -> StoredUni
         scored=footer["scored"],
         failed=footer["failed"],
     )
-    answers = parquet.read(columns=["query_id", "ranking", "prompt_tokens", "source", "error"])
+    columns = ["query_id", "ranking", "prompt_tokens", "source", "error"]
+    answers = parquet.read(columns=columns, use_threads=False)
     return StoredUnit(unit, entry, footer, answers)
 
 

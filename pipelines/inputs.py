@@ -86,7 +86,7 @@ def _survey(file: FileInfo, parquet: pq.ParquetFile) -> FileSurvey:
     if problems:
         return _unreadable(file, "; ".join(problems))
     row_bytes, digests, has_first_stage = [], [], False
-    for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=list(INPUT_SCHEMA.names)):
+    for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=list(INPUT_SCHEMA.names), use_threads=False):
         row_bytes.append(_text_bytes(batch))
         digests += [_digest(query_id) for query_id in _as_binary(batch.column("query_id")).to_pylist()]
         has_first_stage = has_first_stage or _has_first_stage(batch)
@@ -153,7 +153,7 @@ def read_rows(file: FileInfo, start: int, stop: int, columns: Sequence[str], opt
 def _batches_of(parquet: pq.ParquetFile, start: int, stop: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     groups, position = _groups_of(parquet.metadata, start, stop)
     rows_at_once = min(max(stop - start, _FEWEST_ROWS_AT_ONCE), _ROWS_AT_ONCE)
-    for batch in parquet.iter_batches(rows_at_once, row_groups=groups, columns=list(columns)):
+    for batch in parquet.iter_batches(rows_at_once, row_groups=groups, columns=list(columns), use_threads=False):
         first, last = max(start - position, 0), min(stop - position, len(batch))
         if first < last:
             yield batch.slice(first, last - first)

@@ -35,7 +35,8 @@ def from_ipc(data: bytes) -> pa.Table:
 def parquet_table(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     """A whole Parquet object in memory as a table.
 
-    Not ``pyarrow.parquet.read_table``: that reads through a data set whose threads may let go of ``data`` only when
-    the interpreter is already ending, and abort the process with the work all done.
+    Here and wherever a run reads Parquet: no data set and no threads of Arrow's. They may let go of Python's buffers
+    only when the interpreter is already ending, and abort a process whose run is committed. Parallel work is Ray's.
     """
-    return pq.ParquetFile(pa.BufferReader(data)).read(columns=list(columns) if columns is not None else None)
+    parquet = pq.ParquetFile(pa.BufferReader(data))
+    return parquet.read(columns=list(columns) if columns is not None else None, use_threads=False)

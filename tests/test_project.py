@@ -68,8 +68,14 @@ def test_no_path_of_one_machine_is_named() -> None:
             assert not machine.search((ROOT / path).read_text(encoding="utf-8")), path
 
 
-def test_no_table_is_read_through_a_data_set() -> None:
-    # Its threads may outlive the interpreter and abort a process whose run is committed: see parquet_table.
+def test_parquet_is_read_without_threads_of_arrow() -> None:
+    # They may outlive the interpreter and abort a process whose run is committed: see pipelines.units.parquet_table.
+    calls = []
     for path in tracked_files():
         if path.startswith(("pipelines/", "jobs/", "qrcore/")) and path.endswith(".py"):
-            assert "pq.read_table" not in (ROOT / path).read_text(encoding="utf-8"), path
+            text = (ROOT / path).read_text(encoding="utf-8")
+            assert "pq.read_table" not in text, path
+            calls += re.findall(r"(?:parquet|ParquetFile\(.*\))\.(?:read|iter_batches)\(.*", text)
+    assert len(calls) >= 4
+    for call in calls:
+        assert "use_threads=False" in call, call
