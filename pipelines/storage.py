@@ -19,7 +19,7 @@ from typing import IO, Any, Final
 
 import aiohttp
 import fsspec
-from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
+from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.utils import stringify_path
 
 from qrcore.errors import ConfigError, IncompleteRunError, StorageError
