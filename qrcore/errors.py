@@ -9,6 +9,7 @@
     │   └── PromptError        a prompt format cannot be built for this tokenizer
     ├── InputError             input data break the contract as a whole (a file, a schema)
     ├── StorageError           an object store or file system refused or lost something
+    ├── TrainingError          a model did not learn what it was to learn
     ├── RunError               a run cannot go on
     │   ├── PlanConflictError  the stored plan and this command disagree
     │   └── IncompleteRunError work is left; the same command resumes it
@@ -71,6 +72,10 @@ class InputError(QRBatchError):
 
 class StorageError(QRBatchError):
     """An object store or file system refused or lost something."""
+
+
+class TrainingError(QRBatchError):
+    """A model did not learn what it was to learn; the same settings would end alike."""
 
 
 class RunError(QRBatchError):

@@ -30,9 +30,9 @@ def load_scorer(
 ) -> QRHeadScorer:
     """Load a scorer; the model keeps only the layers that the head set needs.
 
-    ``model``: a folder, a hub id, or ``embedded``. ``heads``: None (the set shipped with the model), ``"3-1,4-0"``,
-    ``"all"``, a :class:`HeadSet`, the name of a published set or a JSON file. ``prompt``: ``auto``, ``chat`` or a
-    name of :data:`qrcore.prompts.FORMATS`. ``order``: how the documents stand in the prompt. Raises
+    ``model``: a folder, a hub id, ``embedded`` or ``embedded-gqa``. ``heads``: None (the set shipped with the model),
+    ``"3-1,4-0"``, ``"all"``, a :class:`HeadSet`, the name of a published set or a JSON file. ``prompt``: ``auto``,
+    ``chat`` or a name of :data:`qrcore.prompts.FORMATS`. ``order``: how the documents stand in the prompt. Raises
     :class:`ConfigError` or a subclass for anything that cannot be used, and refuses a model whose attention is not
     read exactly.
     """

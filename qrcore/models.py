@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,8 +27,8 @@ from transformers.utils import logging as transformers_logging
 from qrcore.errors import ModelError, ScoreError
 from qrcore.families import check_supported
 from qrcore.heads import HeadSet, ModelShape, read_head_set
+from qrcore.shipped import EMBEDDED_MODELS, embedded_folder
 
-EMBEDDED: Final = "embedded"
 _HEAD_SET_FILE: Final = "headset.json"
 _WEIGHT_FILES: Final = ("*.safetensors", "*.safetensors.index.json")
 _SETUP_FILES: Final = (
@@ -74,10 +73,10 @@ class LoadedModel:
 def open_model(model: str, revision: str | None = None) -> ModelSource:
     """Read a model's configuration and shipped head set, no weights.
 
-    ``model``: a folder, a hub id, or ``embedded`` (the model in this package). A hub id is pinned to the commit that
-    ``revision`` means now. Raises :class:`ModelError`.
+    ``model``: a folder, a hub id, or a name of :data:`~qrcore.shipped.EMBEDDED_MODELS`. A hub id is pinned to the
+    commit that ``revision`` means now. Raises :class:`ModelError`.
     """
-    path = str(embedded_folder()) if model == EMBEDDED else model
+    path = str(embedded_folder(model)) if model in EMBEDDED_MODELS else model
     if not Path(path).is_dir():
         path = _download(model, revision, _SETUP_FILES)
         revision = Path(path).name  # the hub's cache names a snapshot by its commit
@@ -124,7 +123,7 @@ def load_model(source: ModelSource, depth: int, *, dtype: str = "auto", device: 
     target = resolve_device(device)
     torch_dtype = resolve_dtype(dtype, target, source.config)
     try:
-        with _quiet_loading():
+        with quiet_transformers():
             model, report = AutoModel.from_pretrained(
                 _folder_with_weights(source),
                 config=cut_config(source.config, depth),
@@ -146,7 +145,7 @@ def load_model(source: ModelSource, depth: int, *, dtype: str = "auto", device: 
 
 
 def _folder_with_weights(source: ModelSource) -> str:
-    on_this_machine = source.model_id == EMBEDDED or Path(source.model_id).is_dir()
+    on_this_machine = source.model_id in EMBEDDED_MODELS or Path(source.model_id).is_dir()
     return source.path if on_this_machine else _download(source.model_id, source.revision, _WEIGHT_FILES)
 
 
@@ -277,18 +276,14 @@ def _file_sha256(path: Path) -> bytes:
         return hashlib.file_digest(stream, "sha256").digest()
 
 
-def embedded_folder() -> Path:
-    """The folder of the model that ships in this package."""
-    return Path(str(resources.files("qrcore") / EMBEDDED))
-
-
 def _shipped_head_set(folder: Path) -> HeadSet | None:
     file = folder / _HEAD_SET_FILE
     return read_head_set(file.read_text(encoding="utf-8"), str(file)) if file.is_file() else None
 
 
 @contextmanager
-def _quiet_loading() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
+    """Loading and saving without reports and progress bars on the terminal."""
     # The loading report lists every weight above the cut as unexpected: true, wanted, and hundreds of lines long.
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()

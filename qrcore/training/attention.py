@@ -1,4 +1,4 @@
-"""Attention for training on a CPU: exact, in slices of queries that stay in the processor's cache.
+"""Attention for training: exact, on a CPU in slices of queries that stay in the processor's cache.
 
 The CPU backward pass of PyTorch's fused attention is the larger part of a training step in bfloat16; this one is two to
 four times faster at the lengths trained here and gives the same gradients up to rounding.
@@ -10,9 +10,14 @@ from typing import Any, Final
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import LlamaForCausalLM
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from qrcore.training.teaching import HeadLesson
 
 #: Name under which the attention function is registered with transformers.
-SLICED: Final = "qrbatch_sliced"
+TRAINING: Final = "qrbatch_training"
 _SLICE = 256
 
 
@@ -55,23 +60,44 @@ class _SlicedAttention(torch.autograd.Function):
         return grad_query * ctx.scale, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None
 
 
-def sliced_attention(
+def attach_training_attention(model: LlamaForCausalLM) -> None:
+    """Make the model attend by :func:`training_attention`, which wants an additive bias as its mask."""
+    # Compiled layers call it as it is: a compiler would unroll its loops anew for every length.
+    ALL_ATTENTION_FUNCTIONS.register(TRAINING, torch.compiler.disable(training_attention))
+    model.set_attn_implementation(TRAINING)
+
+
+def training_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor,
     scaling: float,
+    lesson: HeadLesson | None = None,
+    gate: torch.Tensor | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """The attention function as transformers calls it; `attention_mask` is the additive causal bias."""
+    """The attention function as transformers calls it; `attention_mask` is the additive causal bias.
+
+    `lesson` is shown every layer's queries and keys. `gate` ``[layer, query head]`` multiplies the queries: 0 makes a
+    head attend alike to every token it sees.
+    """
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     query, key, bias = query.to(value.dtype), key.to(value.dtype), attention_mask.to(value.dtype)
     # Autocast would make the softmax float32 and so double the memory traffic that this function saves.
     with torch.autocast(query.device.type, enabled=False):
-        output = _SlicedAttention.apply(query, key, value, bias, scaling)  # type: ignore[no-untyped-call]
+        layer = int(module.layer_idx)  # type: ignore[arg-type]
+        if lesson:
+            lesson.read(layer, query, key, bias, scaling)
+        if gate is not None:
+            query = query * gate[layer].to(query.dtype).view(1, -1, 1, 1)
+        if query.device.type == "cpu":
+            output = _SlicedAttention.apply(query, key, value, bias, scaling)  # type: ignore[no-untyped-call]
+        else:
+            output = scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scaling)
     return output.transpose(1, 2).contiguous(), None
 
 

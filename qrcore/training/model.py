@@ -14,11 +14,11 @@ class ModelShape:
 
     hidden: int = 192
     layers: int = 4
-    heads: int = 6
-    kv_heads: int = 6
-    head_size: int = 32
+    heads: int = 8
+    kv_heads: int = 8
+    head_size: int = 64
     feed_forward: int = 384
-    rope_theta: float = 5e5
+    rope_theta: float = 1e7
     max_positions: int = 4096
 
 

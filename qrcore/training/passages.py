@@ -69,12 +69,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class PassageCollection:
-    """All passages, by group, and where each content word occurs (for look-alike negatives)."""
+    """All passages, by group, where each content word occurs (for look-alike negatives), and how they were cut."""
 
     passages: tuple[Passage, ...]
     groups: tuple[tuple[int, ...], ...]
     asked: tuple[int, ...]
     by_word: Mapping[bytes, tuple[int, ...]] = field(repr=False)
+    limits: Limits = field(default_factory=Limits)
 
     def tokens(self) -> int:
         """Tokens of all passages together."""
@@ -103,7 +104,7 @@ class PassageBuilder:
             self._asked_passage(group, piece, stop_words, asked[key])
             for key, (group, piece) in pieces_of_questions.items()
         ]
-        return _collect([passage for passage in passages if passage.sentences])
+        return _collect([passage for passage in passages if passage.sentences], self._limits)
 
     def encode(self, text: str) -> Ids:
         """Token ids of `text` without the beginning-of-sequence token; special tokens stay plain text."""
@@ -210,7 +211,7 @@ def _find(ids: Ids, part: Ids) -> int | None:
     return int(hits[0]) if len(hits) else None
 
 
-def _collect(passages: Sequence[Passage]) -> PassageCollection:
+def _collect(passages: Sequence[Passage], limits: Limits) -> PassageCollection:
     groups: dict[int, list[int]] = defaultdict(list)
     by_word: dict[bytes, list[int]] = defaultdict(list)
     for number, passage in enumerate(passages):
@@ -229,4 +230,5 @@ def _collect(passages: Sequence[Passage]) -> PassageCollection:
         groups=tuple(tuple(members) for members in groups.values()),
         asked=tuple(number for number, passage in enumerate(passages) if passage.questions),
         by_word=shared,
+        limits=limits,
     )

@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from qrcore.training.loss import Accuracies
+
 _SMOOTHING_STEPS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """One step: tokens trained, mean weighted loss, accuracies (None where no such token occurred)."""
+    """One step: tokens trained, mean weighted loss, accuracies."""
 
     tokens: int
     loss: float
-    copy_accuracy: float | None
-    index_accuracy: float | None
+    accuracies: Accuracies
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Progress:
     loss: float = 0.0
     copy_accuracy: float = 0.0
     index_accuracy: float = 0.0
+    verdict_accuracy: float = 0.0
+    head_accuracy: float = 0.0
 
     def after(self, stage: str, result: StepResult, seconds: float) -> Progress:
         """The state after one more step of `stage`."""
@@ -49,8 +52,10 @@ class Progress:
             steps=self.steps + 1,
             seconds=self.seconds + seconds,
             loss=smooth(self.loss, result.loss),
-            copy_accuracy=smooth(self.copy_accuracy, result.copy_accuracy),
-            index_accuracy=smooth(self.index_accuracy, result.index_accuracy),
+            copy_accuracy=smooth(self.copy_accuracy, result.accuracies.copy),
+            index_accuracy=smooth(self.index_accuracy, result.accuracies.index),
+            verdict_accuracy=smooth(self.verdict_accuracy, result.accuracies.verdict),
+            head_accuracy=smooth(self.head_accuracy, result.accuracies.heads),
         )
 
     def stage_share(self, tokens: int) -> float:

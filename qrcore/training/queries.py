@@ -21,16 +21,20 @@ _QUESTION_OPENINGS = (
 class QueryMix:
     """How often each kind of query is asked (weights; a kind that a passage lacks falls back to words).
 
-    Of the queries made of words, a share ``joined`` takes words of a second document too, as questions with two hops
-    do (either document may be the answer), and a share ``long`` takes up to twice as many words.
+    Of the queries made of words, a share ``long`` takes up to twice as many words. A share ``reasked`` of all questions
+    is followed by the question whether a given answer, right or wrong, is right; of the others a share ``answered`` is
+    answered in full, the rest ends with the document's number, which leaves room for more questions. A share
+    ``misled`` of the full answers begins anywhere in the document: a model's own answers do, and must go on from there.
     """
 
     question: float = 0.45
     words: float = 0.35
     span: float = 0.1
     removed: float = 0.1
-    joined: float = 0.0
     long: float = 0.0
+    reasked: float = 0.0
+    answered: float = 1.0
+    misled: float = 0.0
 
     def draw(self, rng: np.random.Generator) -> QueryKind:
         """One kind."""
@@ -39,26 +43,37 @@ class QueryMix:
         return kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
 
 
+@dataclass(frozen=True, slots=True)
+class WritingShares:
+    """Of the queries made of words, which are ``shuffled`` and which ``wrapped`` into a question; which words of more
+    than one token are ``cut``."""
+
+    shuffled: float = 0.4
+    wrapped: float = 0.4
+    cut: float = 0.1
+
+
 class QueryWriter:
     """Writes synthetic queries as token ids."""
 
-    def __init__(
-        self, builder: PassageBuilder, *, shuffled: float = 0.4, wrapped: float = 0.4, cut: float = 0.1
-    ) -> None:
+    def __init__(self, builder: PassageBuilder, shares: WritingShares | None = None) -> None:
+        self.shares = shares or WritingShares()
         self._openings = builder.encode_many(_QUESTION_OPENINGS)
         self._mark = builder.encode("?")
-        self._shuffled = shuffled
-        self._wrapped = wrapped
-        self._cut = cut
+
+    def question(self, rng: np.random.Generator, ids: Ids) -> Ids:
+        """A real question, half of the time without its question mark, as people type."""
+        marked = len(ids) > 1 and np.array_equal(ids[-1:], self._mark)
+        return ids[:-1] if marked and rng.random() < 0.5 else ids
 
     def words(self, rng: np.random.Generator, passage: Passage, sentence: Sentence, most: int = 7) -> Ids:
         """Two to `most` content words of the sentence, at times shuffled, shortened, or put as a question."""
         wanted = min(len(sentence.words), int(rng.integers(2, most + 1)))
         chosen = rng.choice(len(sentence.words), size=wanted, replace=False)
-        if rng.random() >= self._shuffled:
+        if rng.random() >= self.shares.shuffled:
             chosen.sort()
         parts = [self._word(rng, passage, sentence.words[int(i)]) for i in chosen]
-        if rng.random() < self._wrapped:
+        if rng.random() < self.shares.wrapped:
             parts = [self._openings[int(rng.integers(len(self._openings)))], *parts, self._mark]
         return np.concatenate(parts)
 
@@ -71,6 +86,6 @@ class QueryWriter:
     def _word(self, rng: np.random.Generator, passage: Passage, word: tuple[int, int]) -> Ids:
         start, stop = word
         # Questions inflect words; a head that matches first tokens finds them all the same.
-        if stop - start > 1 and rng.random() < self._cut:
+        if stop - start > 1 and rng.random() < self.shares.cut:
             stop = int(rng.integers(start + 1, stop))
         return passage.ids[start:stop]

@@ -24,7 +24,8 @@ CHAT_TEMPLATE = (
 
 # Only ASCII letters form words: a character that the vocabulary lacks then always stands alone, where it can
 # be spelled in bytes (inside a word the bytes of the continuation mark would be spelled too).
-_WORDS = Regex(r"\n\n|[a-z]+|[0-9]{1,4}|\S")
+# The marks [1] to [64] of documents are one token each, so that attention finds a document's number in one step.
+_WORDS = Regex(r"\n\n|\[(?:[1-9]|[1-5][0-9]|6[0-4])\]|[a-z]+|[0-9]{1,4}|\S")
 _PLAIN_MARKS = {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-", "\u2212": "-"}
 _HIGHEST_INDEX = 64
 _INDEX_REPEATS = 2000
