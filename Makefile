@@ -15,7 +15,7 @@ help:
 	@echo "make check      format, lint, types, import borders"
 	@echo "make test-slow  tests that take minutes"
 	@echo "make bench      benchmarks    make study  quality of the embedded model on real collections"
-	@echo "make train      train the embedded model again (about an hour on two cores)"
+	@echo "make train      train the embedded models again (hours on two cores)"
 	@echo "make venv       only the environment    make lock  write infra/constraints.txt anew"
 
 venv: $(STAMP)
@@ -51,13 +51,23 @@ format: venv
 bench: venv
 	$(BIN)/python -m tests.benchmarks.scoring
 
-study: venv
-	$(BIN)/python -m tests.benchmarks.embedded_quality
+# LISTS: folder of judged lists that are made from the collections beside the repository.
+LISTS ?= judged-lists
+$(LISTS)/.built: tests/benchmarks/embedded_lists.py | $(STAMP)
+	$(BIN)/python -m tests.benchmarks.embedded_lists --output $(LISTS)
+	touch $@
+
+study: venv $(LISTS)/.built
+	$(BIN)/python -m tests.benchmarks.embedded_study --lists $(LISTS)
 
 lock: venv
 	{ echo "# Exact versions of everything that make venv installs (Python 3.11, Linux). Written by: make lock"; \
 	  $(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+cpu$$//'; } > infra/constraints.txt
 
-# TEXT: folder of Parquet shards with a column text; QUESTIONS: Parquet question rows.
-train: venv
-	$(BIN)/qrbatch train-embedded --input $(TEXT) --questions $(QUESTIONS) --output trained-model
+# TEXT: a Parquet file or folder with a column text; QUESTIONS: one with question rows.
+train: venv $(LISTS)/.built
+	@test -n "$(TEXT)" -a -n "$(QUESTIONS)" || { echo "make train TEXT=file-or-folder QUESTIONS=file-or-folder" >&2; exit 2; }
+	for name in embedded embedded-gqa; do \
+	  $(BIN)/qrbatch train-embedded --config infra/training/$$name.yaml --input $(TEXT) --questions $(QUESTIONS) \
+	    --evaluation $(LISTS) --output trained/$$name || exit; \
+	done

@@ -23,6 +23,7 @@ from qrcore.errors import (
     PlanConflictError,
     QRBatchError,
     StorageError,
+    TrainingError,
 )
 
 COMMITTED: Final = 0
@@ -51,7 +52,7 @@ def rerank(
         list[str] | None, typer.Option("--input", help="Parquet file, folder or run; repeatable.")
     ] = None,
     output: Annotated[str | None, typer.Option(help="Folder of runs, local or s3://.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model folder, hub id, or 'embedded'.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model folder, hub id, 'embedded' or 'embedded-gqa'.")] = None,
     heads: Annotated[str | None, typer.Option(help="Head set: list, 'all', name or JSON file.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Prompt format: auto, chat, plain or a name.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
@@ -114,13 +115,19 @@ def _demo(output: str, questions: str, split: str | None) -> int:
 def train_embedded(
     inputs: Annotated[list[str] | None, typer.Option("--input", help="Parquet text shards; repeatable.")] = None,
     questions: Annotated[list[str] | None, typer.Option(help="Parquet question rows; repeatable.")] = None,
+    evaluation: Annotated[str | None, typer.Option(help="Folder of judged lists to measure the model on.")] = None,
     output: Annotated[str | None, typer.Option(help="The model folder, local or s3://.")] = None,
     config: Annotated[str | None, typer.Option(help="YAML file with all settings.")] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="section.field=value; repeatable.")] = None,
     debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Train a small model with retrieval heads on your own text; the same command resumes."""
-    flags = {"input.texts": inputs or None, "input.questions": questions or None, "output": output}
+    """Train a small model with retrieval heads on your own text, and measure it; the same command resumes."""
+    flags = {
+        "input.texts": inputs or None,
+        "input.questions": questions or None,
+        "evaluation.lists": evaluation,
+        "output": output,
+    }
     raise typer.Exit(_guarded(lambda: _train_embedded(config, flags, assignments or []), debug))
 
 
@@ -131,12 +138,12 @@ def _train_embedded(config_file: str | None, flags: dict[str, Any], assignments:
 
     config = validate(TrainEmbeddedConfig, _gather(config_file, flags, assignments))
     console = Console()
-    report = run_training(config, TrainingLines(console))
+    trained = run_training(config, TrainingLines(console))
     show_line(
         console,
         ("trained", "bold green"),
-        f"  {report['parameters']:,} parameters on {report['tokens']:,} tokens in "
-        f"{report['seconds']:,.0f} s: {config.output}",
+        f"  {trained.parameters:,} parameters on {trained.tokens:,} tokens in {trained.seconds:,.0f} s: "
+        f"{config.output} (seed {trained.seed}; see MODEL_CARD.md)",
     )
     return COMMITTED
 
@@ -177,12 +184,12 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _code_of(error: QRBatchError) -> int:
-    if isinstance(error, (ConfigError, InputError, PlanConflictError)):
+    if isinstance(error, (ConfigError, InputError, PlanConflictError, TrainingError)):
         return BAD_INPUT
     return RESUMABLE if isinstance(error, (IncompleteRunError, StorageError)) else DEFECT
 
 
 def main() -> None:
-    """Entry point: 0 committed; 1 defect; 2 bad configuration or input; 3 committed with failed rows or skipped
-    files; 4 interrupted, starved or cut off from storage, the same command resumes."""
+    """Entry point: 0 committed; 1 defect; 2 bad configuration or input, or a training that did not learn; 3 committed
+    with failed rows or skipped files; 4 interrupted, starved or cut off from storage, the same command resumes."""
     sys.exit(app(prog_name="qrbatch"))

@@ -41,7 +41,7 @@ class OutputConfig(Section):
 class ModelConfig(Section):
     """Which model and which heads."""
 
-    id: str = setting("embedded", "A model folder, a hub id, or 'embedded'.", affects_output=True)
+    id: str = setting("embedded", "A model folder, a hub id, 'embedded' or 'embedded-gqa'.", affects_output=True)
     revision: str | None = setting(None, "Revision of a hub model.", affects_output=True)
     heads: str | None = setting(
         None,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qrcore.training.progress import Progress as TrainingProgress
 
 _LINE_EVERY_S: Final = 10.0
+_TRAINING_HEAD: Final = "done  stage                 tokens      time   loss   copy  index  heads  yes/no"
 
 
 def show_line(console: Console, *parts: str | tuple[str, str]) -> None:
@@ -95,24 +96,40 @@ class ConsoleObserver:
 
 
 class TrainingLines:
-    """One line every ten seconds of training, and one at the beginning of each stage."""
+    """One line for what begins; while a model is trained, one every ten seconds and at the beginning of each stage."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._stage = ""
+        self._shown: tuple[int, str] | None = None
         self._last_line = time.monotonic()
 
-    def __call__(self, progress: TrainingProgress) -> None:
-        """Show where training stands, if it is time."""
+    def phase(self, message: str) -> None:
+        """One line for a step of the run."""
+        show_line(self._console, ("·", "dim"), f" {message} …")
+
+    def progress(self, seed: int, progress: TrainingProgress, share: float) -> None:
+        """Show where the training of one seed's model stands, if it is time; ``share``: how much of it is done."""
         due = time.monotonic() - self._last_line >= _LINE_EVERY_S
-        if progress.stage == self._stage and not due:
+        if (seed, progress.stage) == self._shown and not due and share < 1:
             return
-        self._stage, self._last_line = progress.stage, time.monotonic()
-        show_line(
-            self._console,
-            f"  {progress.stage:16} step {progress.steps:6}  {progress.tokens / 1e6:6.2f} M tokens  loss "
-            f"{progress.loss:6.3f}  copy {progress.copy_accuracy:.3f}  index {progress.index_accuracy:.3f}",
-        )
+        if self._shown is None or self._shown[0] != seed:
+            show_line(self._console, (_TRAINING_HEAD, "dim"))
+        self._shown, self._last_line = (seed, progress.stage), time.monotonic()
+        show_line(self._console, _training_line(progress, share))
+
+
+def _training_line(progress: TrainingProgress, share: float) -> str:
+    # Rounded down: done is what is done.
+    done, tokens = f"{int(100 * share)}%", f"{progress.tokens / 1e6:.2f}M"
+    minutes, seconds = divmod(int(progress.seconds), 60)
+    spent = f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+    accuracies = (progress.copy_accuracy, progress.index_accuracy, progress.head_accuracy, progress.verdict_accuracy)
+    # Exactly 0 stands for nothing of the kind so far.
+    copy, index, heads, verdict = (f"{value:.3f}" if value else "–" for value in accuracies)
+    return (
+        f"{done:>4}  {progress.stage:19}  {tokens:>7}  {spent:>8}  {progress.loss:5.2f}  "
+        f"{copy:>5}  {index:>5}  {heads:>5}  {verdict:>6}"
+    )
 
 
 def show_result(console: Console, result: RunResult, qrels: str | None = None) -> None:

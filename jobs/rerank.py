@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Final
 
 from jobs.config import RerankConfig
 from jobs.settings import flatten
+from qrcore.shipped import EMBEDDED_MODELS
 
 if TYPE_CHECKING:
     from pipelines.rerank import Observer, RerankSettings, RunResult
 
 
-_EMBEDDED: Final = "embedded"
 #: Where the AWS tools look for an endpoint, the most special name first.
 _ENDPOINT_NAMES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
@@ -39,7 +39,7 @@ def for_every_node(config: RerankConfig, environment: Mapping[str, str]) -> Rera
 
 
 def _absolute_folder(model: str) -> str:
-    return str(Path(model).absolute()) if model != _EMBEDDED and Path(model).is_dir() else model
+    return str(Path(model).absolute()) if model not in EMBEDDED_MODELS and Path(model).is_dir() else model
 
 
 def _absolute_file(heads: str | None) -> str | None:

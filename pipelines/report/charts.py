@@ -62,12 +62,12 @@ def bars(title: str, items: Sequence[Bar], axis: str) -> Markup:
     marks = ticks(0, max((item.value for item in items), default=0) or 1, 4)
     high = max([*marks, *(item.value for item in items)])
     bottom = 30 * len(items)
-    parts = [_x_axis([(100 * mark / high, short(mark)) for mark in marks], bottom, axis)]
+    parts = [x_axis([(100 * mark / high, short(mark)) for mark in marks], bottom, axis)]
     for index, item in enumerate(items):
         y = 30 * index
-        parts += [_text("0", y + 19, item.label, "label", "end", dx=-8)]
+        parts += [text_node("0", y + 19, item.label, "label", "end", dx=-8)]
         parts += [_rect(0, y + 5, 100 * item.value / high, 20, "bar", f"{item.label}: {item.shown}")]
-        parts += [_text(_percent(100 * item.value / high), y + 19, item.shown, "value", "start", dx=6)]
+        parts += [text_node(percent(100 * item.value / high), y + 19, item.shown, "value", "start", dx=6)]
     said = "; ".join(f"{item.label} {item.shown}" for item in items)
     return _svg(title, f"Horizontal bars of {axis}: {said}.", bottom + 44, parts, left=52, right=72)
 
@@ -83,12 +83,12 @@ def histogram(title: str, edges: Sequence[float], counts: Sequence[int], marks: 
     def x_of(value: float) -> float:
         return 100 * (value - low) / (high - low)
 
-    parts = [_y_level(top + height * (1 - level / tallest), short(level)) for level in levels]
+    parts = [y_level(top + height * (1 - level / tallest), short(level)) for level in levels]
     for (start, end), count in zip(pairwise(edges), counts, strict=True):
         size = height * count / tallest
         tip = f"{short(start)} to {short(end)}: {count:,} queries"
         parts += [_rect(x_of(start), top + height - size, x_of(end) - x_of(start), size, "bar", tip)] if count else []
-    parts += [_x_axis([(x_of(value), short(value)) for value in ticks(low, high)], top + height, axis)]
+    parts += [x_axis([(x_of(value), short(value)) for value in ticks(low, high)], top + height, axis)]
     for row, (name, value) in enumerate(marks.items()):
         parts += _mark(x_of(value), 10 + 13 * row, top + height, f"{name} {short(value)}")
     parts += [_y_title(top + height / 2, "queries")]
@@ -108,8 +108,8 @@ def timeline(title: str, spans: Sequence[Span]) -> Markup:
     )
     bottom = pitch * len(lanes) + 6
     axis = f"{unit} since the first unit started"
-    parts = [_x_axis([(100 * mark * size / high, short(mark)) for mark in ticks(0, high / size, 5)], bottom, axis)]
-    parts += [_text("0", pitch * index + 12, lane, "label", "start") for lane, index in lanes.items() if labelled]
+    parts = [x_axis([(100 * mark * size / high, short(mark)) for mark in ticks(0, high / size, 5)], bottom, axis)]
+    parts += [text_node("0", pitch * index + 12, lane, "label", "start") for lane, index in lanes.items() if labelled]
     for span in spans:
         kind = "bar failed" if span.failed else "bar"
         y = pitch * lanes[span.lane] + offset
@@ -134,13 +134,13 @@ def heat_map(title: str, counts: Sequence[Sequence[int]]) -> Markup:
         parts += [_rect(x, y, width, pitch, kind, tip, share / strongest)] if share or row == column else []
         if share and depth <= MAX_HEAT_NUMBERS:
             crowd = "in dense" if depth > 10 else "in"
-            parts += [_text(_percent(x + width / 2), y + pitch / 2 + 4, f"{100 * share:.0f}", crowd)]
+            parts += [text_node(percent(x + width / 2), y + pitch / 2 + 4, f"{100 * share:.0f}", crowd)]
     every = math.ceil(depth / 10)
     shown = [index for index in range(depth) if index == 0 or (index + 1) % every == 0]
-    parts += [_text(_percent(width * (index + 0.5)), top - 6, names[index], "tick") for index in shown]
-    parts += [_text("0", top + pitch * (index + 0.5) + 4, names[index], "tick", "end", dx=-7) for index in shown]
+    parts += [text_node(percent(width * (index + 0.5)), top - 6, names[index], "tick") for index in shown]
+    parts += [text_node("0", top + pitch * (index + 0.5) + 4, names[index], "tick", "end", dx=-7) for index in shown]
     bottom = top + pitch * depth
-    parts += [_y_title((top + bottom) / 2, "input rank"), _text("50%", 8, "new rank", "axis-title")]
+    parts += [_y_title((top + bottom) / 2, "input rank"), text_node("50%", 8, "new rank", "axis-title")]
     parts += _scale(strongest, bottom + 14)
     about = (
         f"Heat map of input rank against new rank, {depth} by {depth}; on average {_kept(shares):.0%} keep their rank."
@@ -168,10 +168,10 @@ def _scale(strongest: float, y: float) -> list[Markup]:
         _rect(12 * index, y, 12, 10, "cell", f"{level * strongest:.0%}", level) for index, level in enumerate(levels)
     ]
     parts += [
-        _text("0", y + 24, "0 %", "tick", "start"),
-        _text("60%", y + 24, f"{100 * strongest:.0f} %", "tick", "end"),
+        text_node("0", y + 24, "0 %", "tick", "start"),
+        text_node("60%", y + 24, f"{100 * strongest:.0f} %", "tick", "end"),
     ]
-    return [*parts, _text("0", y + 42, "share of the candidates at the input rank", "axis-title", "start")]
+    return [*parts, text_node("0", y + 42, "share of the candidates at the input rank", "axis-title", "start")]
 
 
 def _svg(title: str, about: str, height: float, parts: Iterable[Markup], left: int, right: int) -> Markup:
@@ -180,55 +180,55 @@ def _svg(title: str, about: str, height: float, parts: Iterable[Markup], left: i
         ' style="margin-left:{}px;width:calc(100% - {}px)">'
         "<title>{}</title><desc>{}</desc>{}</svg>"
     )
-    return frame.format(title, about, _number(height), left, left + right, title, about, Markup("").join(parts))
+    return frame.format(title, about, number(height), left, left + right, title, about, Markup("").join(parts))
 
 
-def _x_axis(marks: Iterable[tuple[float, str]], y: float, name: str) -> Markup:
-    parts = [Markup('<line class="axis" x1="0" x2="100%" y1="{0}" y2="{0}"/>').format(_number(y))]
+def x_axis(marks: Iterable[tuple[float, str]], y: float, name: str) -> Markup:
+    parts = [Markup('<line class="axis" x1="0" x2="100%" y1="{0}" y2="{0}"/>').format(number(y))]
     for x, label in marks:
         parts += [
             Markup('<line class="axis" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(
-                _percent(x), _number(y), _number(y + 4)
+                percent(x), number(y), number(y + 4)
             )
         ]
-        parts += [_text(_percent(x), y + 17, label, "tick")]
-    return Markup("").join([*parts, _text("50%", y + 36, name, "axis-title")])
+        parts += [text_node(percent(x), y + 17, label, "tick")]
+    return Markup("").join([*parts, text_node("50%", y + 36, name, "axis-title")])
 
 
-def _y_level(y: float, label: str) -> Markup:
-    line = Markup('<line class="grid" x1="0" x2="100%" y1="{0}" y2="{0}"/>').format(_number(y))
-    return line + _text("0", y + 4, label, "tick", "end", dx=-7)
+def y_level(y: float, label: str) -> Markup:
+    line = Markup('<line class="grid" x1="0" x2="100%" y1="{0}" y2="{0}"/>').format(number(y))
+    return line + text_node("0", y + 4, label, "tick", "end", dx=-7)
 
 
 def _y_title(middle: float, name: str) -> Markup:
     text = '<text class="axis-title" text-anchor="middle" transform="translate(-44 {}) rotate(-90)">{}</text>'
-    return Markup(text).format(_number(middle), name)
+    return Markup(text).format(number(middle), name)
 
 
 def _mark(x: float, y: float, bottom: float, label: str) -> list[Markup]:
     line = Markup('<line class="mark" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>')
     anchor, dx = ("end", -4) if x > 60 else ("start", 4)
     return [
-        line.format(_percent(x), _number(y - 8), _number(bottom)),
-        _text(_percent(x), y, label, "value", anchor, dx=dx),
+        line.format(percent(x), number(y - 8), number(bottom)),
+        text_node(percent(x), y, label, "value", anchor, dx=dx),
     ]
 
 
 def _rect(x: float, y: float, width: float, height: float, kind: str, tip: str, opacity: float = 1.0) -> Markup:
     rect = Markup('<rect x="{}" y="{}" width="{}" height="{}" class="{}"{}><title>{}</title></rect>')
-    faded = Markup(' fill-opacity="{}"').format(_number(opacity)) if opacity < 1 else ""
-    return rect.format(_percent(x), _number(y), _percent(width), _number(height), kind, faded, tip)
+    faded = Markup(' fill-opacity="{}"').format(number(opacity)) if opacity < 1 else ""
+    return rect.format(percent(x), number(y), percent(width), number(height), kind, faded, tip)
 
 
-def _text(x: str, y: float, text: str, kind: str, anchor: str = "middle", dx: int = 0) -> Markup:
+def text_node(x: str, y: float, text: str, kind: str, anchor: str = "middle", dx: int = 0) -> Markup:
     shift = Markup(' dx="{}"').format(dx) if dx else ""
     node = Markup('<text x="{}" y="{}" class="{}" text-anchor="{}"{}>{}</text>')
-    return node.format(x, _number(y), kind, anchor, shift, text)
+    return node.format(x, number(y), kind, anchor, shift, text)
 
 
-def _percent(value: float) -> str:
-    return f"{_number(value)}%"
+def percent(value: float) -> str:
+    return f"{number(value)}%"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".")
