@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import s3fs
 
+from tests.qrcore.training.texts import texts
 from tests.services import SECRET
 from tests.shards import MODEL, row, write_shard
 
@@ -88,6 +90,16 @@ def test_the_example_with_another_model_runs(tmp_path: Path) -> None:
     run = shell(command, tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     assert list((tmp_path / "runs").glob("rerank-*/_manifest.json"))
+
+
+def test_the_training_example_runs(tmp_path: Path) -> None:
+    rows = [{"text": text} for text in texts(200)]
+    write_shard(tmp_path / "texts" / "1.parquet", rows, pa.schema([("text", pa.string())]))
+    (command,) = [c for c in commands() if c.startswith("qrbatch train-embedded")]
+    run = shell(command, tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert (tmp_path / "my-retriever" / "MODEL_CARD.md").exists()
+    assert "induction-32" in run.stdout
 
 
 def test_the_s3_example_runs_against_an_s3_api(tmp_path: Path, s3_server: str) -> None:

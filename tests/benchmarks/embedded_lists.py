@@ -1,116 +1,161 @@
-"""The lists on which the embedded model is judged, built from collections beside the repository."""
+"""Build the judged lists on which the embedded model is measured: ``python -m tests.benchmarks.embedded_lists --output
+FOLDER``.
+
+Each list becomes ``FOLDER/<name>/`` with ``lists.parquet`` (an input shard), ``qrels.parquet`` and, where the
+collection has them, ``answers.parquet``. The collections stand beside the repository, not in it; ``python-docs`` is
+made from the documentation of the Python that runs.
+"""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from qrcore import Document
+from pipelines import python_docs
+from pipelines.schemas import INPUT_SCHEMA, QRELS_SCHEMA
+from pipelines.training.judged import ANSWERS_SCHEMA
+from pipelines.units import parquet_table
 
 COLLECTIONS: Final = Path(__file__).resolve().parents[3] / "shared" / "data"
-DEV_SHARE: Final = 0.4
+PYTHON_QUESTIONS: Final = Path(__file__).resolve().parents[1] / "data" / "python_docs_questions.jsonl"
+
+_FIRST_STAGE_DEPTH: Final = 10
+
+_Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedList:
-    """One query, its candidates in prompt order, and the relevance of those that are relevant."""
+class JudgedRows:
+    """Input rows, relevance by query and document, and the answers of queries that have any."""
 
-    query_id: str
-    query: str
-    documents: tuple[Document, ...]
-    relevance: dict[str, int]
-
-    @property
-    def is_dev(self) -> bool:
-        """Whether the query belongs to the 40 % on which choices are made."""
-        digest = hashlib.sha256(self.query_id.encode()).digest()
-        return int.from_bytes(digest[:8], "big") / 2**64 < DEV_SHARE
-
-
-@dataclass(frozen=True, slots=True)
-class _Collection:
-    rows: list[dict[str, Any]]
+    lists: list[_Row]
     qrels: dict[str, dict[str, int]]
-
-    def documents(self) -> list[dict[str, Any]]:
-        """Every distinct candidate, in order of first appearance."""
-        return list({c["doc_id"]: c for row in self.rows for c in row["candidates"]}.values())
+    answers: dict[str, list[str]] = field(default_factory=dict)
 
 
-def build_lists(name: str) -> list[JudgedList]:
-    """The lists of one name of :data:`BUILDERS`; queries without a relevant document in the list are left out."""
-    return [entry for entry in BUILDERS[name]() if entry.relevance]
+def build(name: str) -> JudgedRows:
+    """The lists of one name of :data:`BUILDERS`."""
+    return BUILDERS[name]()
 
 
-def _xquad(random_paragraphs: int, words: int | None) -> list[JudgedList]:
+def write(built: JudgedRows, folder: Path) -> None:
+    """Write ``lists.parquet``, ``qrels.parquet`` and, if there are answers, ``answers.parquet`` into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = [row["query_id"] for row in built.lists]
+    qrels = [
+        {"query_id": query_id, "doc_id": doc_id, "relevance": relevance}
+        for query_id in asked
+        for doc_id, relevance in built.qrels.get(query_id, {}).items()
+    ]
+    _write(built.lists, INPUT_SCHEMA, folder / "lists.parquet")
+    _write(qrels, QRELS_SCHEMA, folder / "qrels.parquet")
+    if built.answers:
+        answers = [{"query_id": query_id, "answers": built.answers.get(query_id, [])} for query_id in asked]
+        _write(answers, ANSWERS_SCHEMA, folder / "answers.parquet")
+
+
+def _write(rows: list[_Row], schema: pa.Schema, path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+
+
+def _xquad(random_paragraphs: int, words: int | None) -> JudgedRows:
     """The gold paragraph, its four neighbours in the text, and random other paragraphs."""
     collection = _read("xquad_long")
     lists = []
-    for row in collection.rows:
+    for row in collection.lists:
         texts = row["candidates"]
         gold = next(i for i, c in enumerate(texts) if collection.qrels[row["query_id"]].get(c["doc_id"]))
         near = sorted(range(len(texts)), key=lambda i: (abs(i - gold), i))[:5]
         far = [i for i in range(len(texts)) if i not in near]
         chosen = near + _rng(row["query_id"]).sample(far, random_paragraphs)
-        lists.append(_judged(row, [texts[i] for i in chosen], collection, words))
-    return lists
+        lists.append(_shuffled(row, [texts[i] for i in chosen], words))
+    return JudgedRows(lists, collection.qrels, collection.answers)
 
 
-def _nq() -> list[JudgedList]:
-    """The gold passage, the four best others by BM25, and five random passages of the pool."""
+def _nq() -> JudgedRows:
+    """The gold passage, the four best others by BM25, and five random passages of the pool.
+
+    A gold passage that BM25 did not find is taken from the pool: without such queries BM25 would look too good.
+    """
     collection = _read("nq_pool")
-    pool = collection.documents()
+    # Every distinct candidate, in order of first appearance.
+    pool = list({c["doc_id"]: c for row in collection.lists for c in row["candidates"]}.values())
     lists = []
-    for row in collection.rows:
+    for row in collection.lists:
         relevant = collection.qrels[row["query_id"]]
-        gold = [c for c in row["candidates"] if relevant.get(c["doc_id"])][:1]
+        gold = [c for c in (*row["candidates"], *pool) if relevant.get(c["doc_id"])][:1]
         hard = [c for c in row["candidates"] if not relevant.get(c["doc_id"])][:4]
         taken = {c["doc_id"] for c in gold + hard} | set(relevant)
         others = _rng(row["query_id"]).sample([c for c in pool if c["doc_id"] not in taken], 5)
-        lists.append(_judged(row, gold + hard + others, collection, None))
-    return lists
+        lists.append(_shuffled(row, gold + hard + others, None))
+    return JudgedRows(lists, collection.qrels, collection.answers)
 
 
-def _first(name: str, count: int, words: int | None) -> list[JudgedList]:
+def _first(name: str, count: int, words: int | None) -> JudgedRows:
     """The first candidates as they come."""
     collection = _read(name)
-    return [_judged(row, row["candidates"][:count], collection, words) for row in collection.rows]
+    lists = [_shuffled(row, row["candidates"][:count], words) for row in collection.lists]
+    return JudgedRows(lists, collection.qrels, collection.answers)
 
 
-BUILDERS: Final[dict[str, Callable[[], list[JudgedList]]]] = {
+def _python_docs() -> JudgedRows:
+    """The best documents by BM25, with rank and score."""
+    documents = python_docs.collect_documents()
+    questions = python_docs.load_questions(PYTHON_QUESTIONS)
+    found = python_docs.first_stage(questions, documents, _FIRST_STAGE_DEPTH)
+    lists = [
+        {
+            "query_id": question.query_id,
+            "query": question.question,
+            "candidates": [asdict(candidate) for candidate in found[question.query_id]],
+        }
+        for question in questions
+    ]
+    return JudgedRows(lists, python_docs.judge(questions, documents))
+
+
+BUILDERS: Final[dict[str, Callable[[], JudgedRows]]] = {
     "xquad-10": lambda: _xquad(5, None),
     "nq-10": _nq,
     "hotpotqa-10": lambda: _first("hotpotqa", 10, None),
-    "scifact-10 (100 words)": lambda: _first("scifact", 10, 100),
-    "xquad-20 (100 words)": lambda: _xquad(15, 100),
+    "scifact-10": lambda: _first("scifact", 10, 100),
+    "xquad-20-short": lambda: _xquad(15, 100),
     "xquad-20": lambda: _xquad(15, None),
+    "python-docs": _python_docs,
 }
 
 
-def _read(name: str) -> _Collection:
+def _read(name: str) -> JudgedRows:
     folder = COLLECTIONS / name
     qrels: dict[str, dict[str, int]] = {}
-    for row in pq.read_table(folder / "qrels.parquet").to_pylist():
+    for row in _rows(folder / "qrels.parquet"):
         qrels.setdefault(row["query_id"], {})[row["doc_id"]] = row["relevance"]
-    return _Collection(pq.read_table(folder / "candidates.parquet").to_pylist(), qrels)
+    answers = {row["query_id"]: row["answers"] for row in _rows(folder / "answers.parquet")}
+    return JudgedRows(list(_rows(folder / "candidates.parquet")), qrels, answers)
 
 
-def _judged(
-    row: dict[str, Any], candidates: Iterable[dict[str, Any]], collection: _Collection, words: int | None
-) -> JudgedList:
-    # Shuffled, so that neither the place in the prompt nor the order of ties tells the gold.
+def _rows(path: Path) -> Iterator[_Row]:
+    if path.exists():
+        yield from parquet_table(path.read_bytes()).to_pylist()
+
+
+def _shuffled(row: _Row, candidates: Iterable[_Row], words: int | None) -> _Row:
+    # Neither the place in the prompt nor the order of ties tells the gold; without scores the order is kept.
     shown = list(candidates)
     _rng(row["query_id"] + " order").shuffle(shown)
-    relevance = collection.qrels.get(row["query_id"], {})
-    documents = tuple(Document(doc_id=c["doc_id"], title=c["title"], text=_cut(c["text"], words)) for c in shown)
-    in_list = {d.doc_id: relevance[d.doc_id] for d in documents if relevance.get(d.doc_id, 0) > 0}
-    return JudgedList(row["query_id"], row["query"], documents, in_list)
+    return {
+        "query_id": row["query_id"],
+        "query": row["query"],
+        "candidates": [{"doc_id": c["doc_id"], "title": c["title"], "text": _cut(c["text"], words)} for c in shown],
+    }
 
 
 def _cut(text: str, words: int | None) -> str:
@@ -120,3 +165,21 @@ def _cut(text: str, words: int | None) -> str:
 
 def _rng(key: str) -> random.Random:
     return random.Random(hashlib.sha256(key.encode()).hexdigest())
+
+
+def main() -> None:
+    """Build and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--lists", nargs="*", choices=tuple(BUILDERS), default=tuple(BUILDERS))
+    arguments = parser.parse_args()
+    if not COLLECTIONS.is_dir():
+        raise SystemExit(f"expected the collections in {COLLECTIONS}; they are not part of the repository")
+    for name in arguments.lists:
+        built = build(name)
+        write(built, arguments.output / name)
+        print(f"{name}: {len(built.lists)} lists", flush=True)
+
+
+if __name__ == "__main__":
+    main()
