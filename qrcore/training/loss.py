@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaForCausalLM
 
+from qrcore.training.precision import layer_autocast, layer_dtype
 from qrcore.training.samples import COPY, INDEX, VERDICT, Batch, Sample, collate, pad_id_of
 from qrcore.training.teaching import HeadLesson, TaughtHeads
 
@@ -39,13 +40,13 @@ class BatchOutcome:
 
 
 def run_batch(model: LlamaForCausalLM, batch: Batch, taught: TaughtHeads | None = None) -> BatchOutcome:
-    """One forward pass in bfloat16 autocast; logits are computed for weighted tokens only."""
+    """One forward pass, its layers in :func:`layer_dtype`; logits are computed for weighted tokens only."""
     batch = batch.to(model.device)
     weights = batch.weights[:, 1:]
     counted = weights > 0
     lesson = HeadLesson(taught, batch) if taught else None
-    with torch.autocast(model.device.type, dtype=torch.bfloat16):
-        bias = torch.zeros(batch.visible.shape, dtype=torch.bfloat16, device=model.device)
+    with layer_autocast(model.device):
+        bias = torch.zeros(batch.visible.shape, dtype=layer_dtype(model.device), device=model.device)
         bias.masked_fill_(~batch.visible, float("-inf"))
         hidden = model.model(
             input_ids=batch.ids,

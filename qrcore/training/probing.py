@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 from qrcore.heads import Head, ModelShape
 from qrcore.models import resolve_device
 from qrcore.training.attention import attach_training_attention
+from qrcore.training.precision import layer_autocast, layer_dtype
 from qrcore.training.samples import pad_id_of
 
 
@@ -55,17 +56,17 @@ def next_token_log_probabilities(model: LlamaForCausalLM, ids: Sequence[int], ga
     """Log-probabilities ``[vocabulary]`` (float32, on the CPU) of the token after ``ids``.
 
     ``model`` comes from :func:`load_probed_model`; ``gate`` ``[layer, query head]`` multiplies the queries. The layers
-    run in bfloat16 autocast, as in training.
+    run in the precision of training (:func:`~qrcore.training.precision.layer_dtype`).
     """
     device = model.device
-    with torch.autocast(device.type, dtype=torch.bfloat16):
+    with layer_autocast(device):
         hidden = model.model(
             input_ids=torch.tensor([list(ids)], device=device),
             attention_mask=_causal_bias(len(ids), device),
             use_cache=False,
             gate=None if gate is None else gate.to(device),
         ).last_hidden_state
-    # In float32: logits of bfloat16 are so coarse that two tokens often share the best.
+    # In float32 always: logits of bfloat16 are so coarse that two tokens often share the best.
     logits = model.lm_head(hidden[0, -1].float())
     return torch.log_softmax(logits.float(), dim=-1).cpu()
 
@@ -89,4 +90,4 @@ def greedy_continuation(
 
 def _causal_bias(length: int, device: torch.device) -> Tensor:
     later = torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
-    return torch.zeros(1, 1, length, length, dtype=torch.bfloat16, device=device).masked_fill_(later, float("-inf"))
+    return torch.zeros(1, 1, length, length, dtype=layer_dtype(device), device=device).masked_fill_(later, float("-inf"))
