@@ -6,7 +6,7 @@ import json
 import platform
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from pipelines.training.seeds import SeedRun
 from pipelines.training.settings import TrainEmbeddedSettings
 from qrcore.prompts import EMBEDDED
 from qrcore.training.curriculum import Stage
+from qrcore.training.progress import Progress
 
 _REPORT: Final = "training.json"
 _CARD: Final = "MODEL_CARD.md"
@@ -119,7 +120,10 @@ def _report(
     return {
         "parameters": runs[0].parameters,
         "shipped_seed": facts.shipped,
-        "seeds": [{"seed": run.seed, "stages": [asdict(progress) for progress in run.stages]} for run in runs],
+        "seeds": [
+            {"seed": run.seed, "stages": [asdict(progress) for progress in run.stages], "curve": _columns(run.history)}
+            for run in runs
+        ],
         "settings": _settings(settings),
         "data": {
             "files": [{"name": uri.rsplit("/", 1)[-1], "sha256": digest} for uri, digest in corpus.files.items()],
@@ -132,6 +136,11 @@ def _report(
         },
         "versions": package_versions(),
     }
+
+
+def _columns(history: Sequence[Progress]) -> dict[str, list[Any]]:
+    """The values of each field every few steps, as programs plot them."""
+    return {field.name: [getattr(progress, field.name) for progress in history] for field in fields(Progress)}
 
 
 def _settings(settings: TrainEmbeddedSettings) -> dict[str, Any]:

@@ -90,4 +90,5 @@ def greedy_continuation(
 
 def _causal_bias(length: int, device: torch.device) -> Tensor:
     later = torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
-    return torch.zeros(1, 1, length, length, dtype=layer_dtype(device), device=device).masked_fill_(later, float("-inf"))
+    bias = torch.zeros(1, 1, length, length, dtype=layer_dtype(device), device=device)
+    return bias.masked_fill_(later, float("-inf"))

@@ -148,6 +148,9 @@ def test_the_report_says_what_was_trained_on_and_how(trained: tuple[_Folder, Res
     assert stages[0]["tokens"] >= 60_000
     assert stages[1]["tokens"] >= stages[0]["tokens"] + 30_000
     assert stages[1]["head_accuracy"] > 0
+    curve = report["seeds"][0]["curve"]
+    assert len(curve["loss"]) == len(curve["tokens"]) > 3
+    assert curve["tokens"] == sorted(curve["tokens"]) and curve["tokens"][-1] == stages[-1]["tokens"]
     assert report["settings"]["taught"]["marking_heads"] == 1
     assert report["shipped_seed"] in (0, 1)
     assert f"(seed {report['shipped_seed']};" in trained[1].output
