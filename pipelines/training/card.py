@@ -20,6 +20,7 @@ from pipelines.training.facts import (
     helping_heads,
     taught_names,
 )
+from pipelines.training.limits import limits
 from pipelines.training.markdown import code, filled, plain, wrapped
 from qrcore.training.retrieval import NULL_QUERY, LossWeights
 
@@ -58,7 +59,7 @@ def model_card(facts: CardFacts) -> str:
         helping={head for heads in helping.values() for head in heads},
         weights=LossWeights(),
         null_query=NULL_QUERY,
-        limits=claims.limits(run.findings, len(facts.seeds), facts.shape.max_positions),
+        limits=limits(run.findings, len(facts.seeds), facts.shape.max_positions),
         claims=claims,
         tables=tables,
         accuracies_at=accuracies_at,

@@ -19,7 +19,7 @@ FACTS = {
     "Who painted the ceiling of the chapel?": "The ceiling of the chapel was painted by Michelangelo in four years.",
     "When was the railway bridge opened?": "The railway bridge over the valley was opened in the spring of 1883.",
     "What do whales eat?": "Most whales eat small shrimps and fish, which they sieve from the water.",
-    "Why is the desert cold at night?": "The desert is cold at night because dry air does not keep the heat of the day.",
+    "Why is the desert cold at night?": "The desert is cold at night because dry air does not keep the heat.",
 }
 #: Tokens that text for training hardly holds.
 ODD = ("\u00e6\u00f8\u00e5", "##]", "[[", "~~~", "@@#", "{}{}", "\u4e2d\u6587", "\U0001f600", "^^|", "[99]")
