@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from qrcore.attention.read import Suffix, read_attention
+from qrcore.contracts.method import Method, Needs
 from qrcore.contracts.scorer import Reading
 from qrcore.errors import ScoreError
 from qrcore.heads import Head, HeadSet, unique_heads
@@ -221,3 +222,12 @@ def _tightest_window(model: LoadedModel, heads: Sequence[Head]) -> int | None:
     kinds = getattr(config, "layer_types", None)
     sliding = kinds is None or any(kinds[head.layer] == "sliding_attention" for head in heads)
     return int(window) if sliding else None
+
+
+METHOD = Method(
+    name="qrhead",
+    kind="scorer",
+    source="QRHead, arXiv 2506.09944, Eq. 2 and 5",
+    needs=Needs(),
+    build=QRHeadScorer,
+)
