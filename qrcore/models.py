@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -70,6 +71,21 @@ class LoadedModel:
     depth: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LanguageModel:
+    """A model with all layers and its LM head (``model``), for generating; ``decoder`` is the same weights without the
+    head, for reading attention."""
+
+    model: PreTrainedModel
+    decoder: LoadedModel
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """The tokens after which the model's authors stop generating."""
+        ids = self.model.generation_config.eos_token_id
+        return tuple(ids) if isinstance(ids, list) else () if ids is None else (int(ids),)
+
+
 def open_model(model: str, revision: str | None = None) -> ModelSource:
     """Read a model's configuration and shipped head set, no weights.
 
@@ -120,15 +136,31 @@ def load_model(source: ModelSource, depth: int, *, dtype: str = "auto", device: 
 
     ``dtype="auto"``: float32 on a CPU, the checkpoint's own half precision on a GPU. Raises :class:`ModelError`.
     """
+    # "eager" is the one kind of attention that every family has.
+    model = _load(AutoModel, source, cut_config(source.config, depth), "eager", dtype, device)
+    return LoadedModel(source, model, load_tokenizer(source), depth)
+
+
+def load_language_model(source: ModelSource, *, dtype: str = "auto", device: str = "auto") -> LanguageModel:
+    """Load all layers and the LM head; as :func:`load_model` otherwise."""
+    # The fused kernels leave a softcap out.
+    attention = "eager" if getattr(source.config, "attn_logit_softcapping", None) else "sdpa"
+    model = _load(AutoModelForCausalLM, source, copy.deepcopy(source.config), attention, dtype, device)
+    decoder = LoadedModel(source, model.base_model, load_tokenizer(source), source.shape.layers)
+    return LanguageModel(model, decoder)
+
+
+def _load(
+    kind: type[Any], source: ModelSource, config: PreTrainedConfig, attention: str, dtype: str, device: str
+) -> PreTrainedModel:
     target = resolve_device(device)
-    torch_dtype = resolve_dtype(dtype, target, source.config)
     try:
         with quiet_transformers():
-            model, report = AutoModel.from_pretrained(
+            model, report = kind.from_pretrained(
                 _folder_with_weights(source),
-                config=cut_config(source.config, depth),
-                dtype=torch_dtype,
-                attn_implementation="eager",  # the one kind that every family has
+                config=config,
+                dtype=resolve_dtype(dtype, target, source.config),
+                attn_implementation=attention,
                 use_safetensors=True,
                 trust_remote_code=False,
                 ignore_mismatched_sizes=True,  # reported, and refused below
@@ -141,7 +173,8 @@ def load_model(source: ModelSource, depth: int, *, dtype: str = "auto", device: 
         ) from error
     _check_complete(source, report)
     model.requires_grad_(False)
-    return LoadedModel(source, model.to(target).eval(), load_tokenizer(source), depth)
+    loaded: PreTrainedModel = model.to(target).eval()
+    return loaded
 
 
 def _folder_with_weights(source: ModelSource) -> str:

@@ -26,7 +26,7 @@ WINDOW: Final = 40
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 _MIXED: Final = [_SLIDING, _FULL, _SLIDING, _FULL]
 
-_COMMON: Final[dict[str, Any]] = {
+COMMON: Final[dict[str, Any]] = {
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_hidden_layers": LAYERS,
@@ -167,7 +167,7 @@ class FamilyModels:
 def config_of(name: str) -> PreTrainedConfig:
     model_type, settings = MODELS[name]
     tokenizer = tiny.byte_level(tricky=False)
-    settings = {**_COMMON, "vocab_size": tokenizer.get_vocab_size(), **settings}
+    settings = {**COMMON, "vocab_size": tokenizer.get_vocab_size(), **settings}
     return AutoConfig.for_model(model_type, bos_token_id=tokenizer.token_to_id(tiny.BOS), **settings)
 
 

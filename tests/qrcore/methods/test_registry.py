@@ -28,5 +28,5 @@ def test_a_method_is_what_its_file_is_called(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["qr", "__init__", "", "../core", "os"])
 def test_unknown_methods_are_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(ConfigError, match="expected one of all, copy, core|expected one of all, core"):
+    with pytest.raises(ConfigError, match="expected one of all, "):
         methods.load(name)
