@@ -39,6 +39,7 @@ ERROR_KINDS: Final[dict[str, ErrorKind]] = {
     "invalid_text": "input",
     "invalid_rank": "input",
     "context_too_long": "input",
+    "no_needle": "input",
     "sliding_window_exceeded": "input",
     "oom": "transient",
     "worker_died": "transient",

@@ -146,8 +146,8 @@ def load_language_model(source: ModelSource, *, dtype: str = "auto", device: str
     # The fused kernels leave a softcap out.
     attention = "eager" if getattr(source.config, "attn_logit_softcapping", None) else "sdpa"
     model = _load(AutoModelForCausalLM, source, copy.deepcopy(source.config), attention, dtype, device)
-    decoder = LoadedModel(source, model.base_model, load_tokenizer(source), source.shape.layers)
-    return LanguageModel(model, decoder)
+    decoder: Any = model.base_model  # typed as any module
+    return LanguageModel(model, LoadedModel(source, decoder, load_tokenizer(source), source.shape.layers))
 
 
 def _load(
