@@ -127,8 +127,7 @@ def _check(heads: Sequence[Head], values: Values) -> None:
         )
     if not len(values):
         raise InputError("examples: expected at least one that can be used, got none. Give labelled examples.")
-    missing = np.isnan(values).all(axis=0).tolist()
-    empty = [str(head) for head, gone in zip(heads, missing, strict=True) if gone]
+    empty = [str(head) for place, head in enumerate(heads) if np.isnan(values[:, place]).all()]
     if empty:
         raise InputError(
             f"values: expected a number for every head in some example, got only NaN for {', '.join(empty[:3])}. "

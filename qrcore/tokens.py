@@ -64,7 +64,23 @@ class PromptEncoder:
 
     def encode(self, prompt: PromptFormat, query: str, documents: Sequence[Document]) -> EncodedPrompt:
         """Token ids and spans of ``query`` over ``documents`` in this order."""
+        return self._encode(prompt.render(query, documents), prompt)[0]
+
+    def encode_and_locate(
+        self, prompt: PromptFormat, query: str, documents: Sequence[Document], place: int, characters: Span
+    ) -> tuple[EncodedPrompt, Span]:
+        """The same, and the tokens that cover ``characters`` of the text of the document at ``place``, from 0."""
         rendered = prompt.render(query, documents)
+        encoded, locate = self._encode(rendered, prompt)
+        # The text is the last part of a document's span.
+        start = rendered.document_spans[place].stop - len(documents[place].text)
+        return encoded, locate(Span(start + characters.start, start + characters.stop))
+
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        """Token ids of text that follows other text; no part of it becomes a control token."""
+        return tuple(self._plain_later.encode(text, add_special_tokens=False).ids)
+
+    def _encode(self, rendered: RenderedPrompt, prompt: PromptFormat) -> tuple[EncodedPrompt, _TokenLocator]:
         tokens = self._encode_whole(rendered.text)
         if self._special_tokens == "text":
             markers = self._template_markers(rendered)
@@ -72,12 +88,13 @@ class PromptEncoder:
                 tokens = self._encode_between(markers, rendered.text)
         bos = [self._bos_id] if self._bos_id is not None and (self._adds_bos or prompt.begins_with_bos) else []
         locate = _TokenLocator(tokens.offsets, shift=len(bos))
-        return EncodedPrompt(
+        encoded = EncodedPrompt(
             ids=(*bos, *tokens.ids),
             document_spans=tuple(locate(span) for span in rendered.document_spans),
             asking_span=Span(locate(rendered.asking_span).start, len(bos) + len(tokens.ids)),
             query_span=locate(rendered.query_span),
         )
+        return encoded, locate
 
     def _encode_whole(self, text: str) -> _Tokens:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)

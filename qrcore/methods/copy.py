@@ -17,56 +17,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from qrcore.attention.top_keys import read_top_keys
+from qrcore.contracts.copy_detector import Answering, CopyOutcome, CopyTrial
 from qrcore.contracts.method import Method, Needs
 from qrcore.decode import decode_greedy
 from qrcore.errors import ConfigError, ScoreError
 from qrcore.models import LanguageModel, out_of_memory_as_error
 from qrcore.records import Span
-
-Answering = Literal["decode", "teacher_forced"]
-
-#: Recall of the needle's tokens above which a trial is a success, as in the published code.
-_SUCCESS: Final = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class CopyTrial:
-    """A prompt with a needle in it.
-
-    ``prompt_ids``: up to where the answer begins; ``needle``: tokens of the prompt that the answer is to copy;
-    ``answer_prefix``: tokens that are given at the beginning of a teacher-forced answer and not counted.
-    """
-
-    prompt_ids: tuple[int, ...]
-    needle: Span
-    answer_prefix: tuple[int, ...] = ()
-
-    @property
-    def needle_ids(self) -> tuple[int, ...]:
-        """The tokens to copy."""
-        return self.prompt_ids[self.needle.start : self.needle.stop]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class CopyOutcome:
-    """One trial: ``values`` ``[layer, head]`` (float32), the answer's tokens, and the share of the needle's tokens in
-    it (``recall``, 0 to 1, with multiplicity)."""
-
-    values: Tensor
-    answer_ids: tuple[int, ...]
-    recall: float
-
-    @property
-    def success(self) -> bool:
-        """Whether the trial counts in the conditional mean."""
-        return self.recall > _SUCCESS
 
 
 class CopyScore:
