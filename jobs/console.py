@@ -11,7 +11,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from pipelines.plan import Plan
-    from pipelines.rerank import RunResult
+    from pipelines.run import RunResult
     from qrcore.training.progress import Progress as TrainingProgress
 
 _LINE_EVERY_S: Final = 10.0

@@ -21,7 +21,7 @@ from qrcore.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipelines.python_docs import BuildCounts
-    from pipelines.rerank import Observer, RunResult
+    from pipelines.run import Observer, RunResult
 
 QUESTIONS: Final = "tests/data/python_docs_questions.jsonl"
 #: Candidates a question: as many as the embedded model ranks well in one prompt (see its model card).

@@ -6,14 +6,15 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from jobs.config import RerankConfig
 from jobs.settings import flatten
 from qrcore.shipped import EMBEDDED_MODELS
 
 if TYPE_CHECKING:
-    from pipelines.rerank import Observer, RerankSettings, RunResult
+    from pipelines.rerank import RerankSettings
+    from pipelines.run import Observer, RunResult, RunSettings
 
 
 #: Where the AWS tools look for an endpoint, the most special name first.
@@ -56,19 +57,15 @@ def pipeline_settings(config: RerankConfig, environment: Mapping[str, str] = Map
     The run's identity is that of the configuration as it was given: a folder that is named from elsewhere is no other
     model.
     """
-    from pipelines.cluster import ClusterSettings
     from pipelines.rerank import RerankSettings
-    from pipelines.scorers import PoolSettings, ScorerSettings
-    from pipelines.storage import StorageOptions
+    from pipelines.scorers import ScorerSettings
 
     affecting_output = flatten(config, only_affecting_output=True)
     config = for_every_node(config, environment)
     scoring = config.scoring.model_dump(exclude={"order"})
     model = config.model
     return RerankSettings(
-        inputs=config.input.uris,
-        output=config.output.uri,
-        name=config.name,
+        run=_run_settings(config, affecting_output),
         scorer=ScorerSettings(
             model=model.id,
             revision=model.revision,
@@ -80,10 +77,23 @@ def pipeline_settings(config: RerankConfig, environment: Mapping[str, str] = Map
         ),
         order=config.scoring.order,
         carry=config.input.carry,
+        qrels=config.qrels,
+    )
+
+
+def _run_settings(config: RerankConfig, affecting_output: dict[str, Any]) -> RunSettings:
+    from pipelines.cluster import ClusterSettings
+    from pipelines.run import RunSettings
+    from pipelines.storage import StorageOptions
+    from pipelines.work import PoolSettings
+
+    return RunSettings(
+        inputs=config.input.uris,
+        output=config.output.uri,
+        name=config.name,
         skip_bad_files=config.input.on_bad_file == "skip",
         unit_bytes=config.units.max_bytes,
         unit_rows=config.units.max_rows,
-        qrels=config.qrels,
         pool=PoolSettings(config.actors.count, config.actors.cpus, config.actors.gpus),
         cluster=ClusterSettings(config.cluster.address),
         storage=StorageOptions(**config.storage.model_dump()),

@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +26,7 @@ from pipelines.rows import (
 from pipelines.schemas import RANKING_FIELDS
 from pipelines.scorers import ScorerSettings
 from pipelines.units import UnitRows
+from pipelines.work import UnitMetrics
 from qrcore.contracts.scorer import Scorer
 from qrcore.errors import ScoreError
 from qrcore.loading import load_scorer
@@ -41,31 +42,14 @@ def open_scorer(settings: ScorerSettings) -> Scorer:
     return load_scorer(**arguments)
 
 
-@dataclass(frozen=True, slots=True)
-class UnitMetrics:
-    """What scoring one unit took; kept in the unit object's footer."""
-
-    rows: int
-    scored: int
-    failed: int
-    uninformative: int
-    prompt_tokens: int
-    errors: dict[str, int]
-    score_s: float
-    started_at: str
-    finished_at: str
-    actor_pid: int
-    node: str
-
-
 class UnitScorer:
-    """Holds one scorer and answers units with it, one row in, one row out."""
+    """Holds one scorer and ranks the rows of units with it; see :class:`pipelines.work.UnitWorker`."""
 
     def __init__(self, settings: ScorerSettings, schema: pa.Schema) -> None:
         self._scorer = open_scorer(settings)
         self._schema = schema
 
-    def score(self, unit: UnitRows) -> tuple[pa.Table, UnitMetrics]:
+    def answer(self, unit: UnitRows) -> tuple[pa.Table, UnitMetrics]:
         """The unit's output rows in input order, and what they took."""
         started_at, started = _now(), time.perf_counter()
         input_rows = read_input_rows(unit.table)

@@ -66,7 +66,7 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredUnit:
-    """A unit object read back from the store: what it is, and the light columns that reports need."""
+    """A unit object read back from the store: what it is, and its rows without the columns carried from the input."""
 
     unit: Unit
     entry: CommittedObject
@@ -83,17 +83,18 @@ def find_done(storage: Storage, run_uri: str) -> set[str]:
 def read_back(plan: Plan, run_uri: str, options: StorageOptions) -> Iterator[StoredUnit]:
     """Every unit object of the plan, in plan order, checked against it. Raises :class:`RunError` for a wrong one."""
     task = ray.remote(num_cpus=LIGHT_TASK_CPUS)(_read_object)
+    columns = [name for name in plan.output_schema.names if name not in plan.carried]
     window = 16
     pending: list[Any] = []
     for unit in plan.units:
-        pending.append(task.remote(unit, run_uri, options))
+        pending.append(task.remote(unit, run_uri, columns, options))
         if len(pending) >= window:
             yield get(pending.pop(0))
     for reference in pending:
         yield get(reference)
 
 
-def _read_object(unit: Unit, run_uri: str, options: StorageOptions) -> StoredUnit:
+def _read_object(unit: Unit, run_uri: str, columns: Sequence[str], options: StorageOptions) -> StoredUnit:
     uri = unit_uri(run_uri, unit.unit_id)
     data = Storage(run_uri, options).read(uri)
     try:
@@ -118,8 +119,7 @@ def _read_object(unit: Unit, run_uri: str, options: StorageOptions) -> StoredUni
         scored=footer["scored"],
         failed=footer["failed"],
     )
-    columns = ["query_id", "ranking", "prompt_tokens", "source", "error"]
-    answers = parquet.read(columns=columns, use_threads=False)
+    answers = parquet.read(columns=list(columns), use_threads=False)
     return StoredUnit(unit, entry, footer, answers)
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipelines.identity import unit_id
 from pipelines.inputs import FileSurvey
-from pipelines.schemas import SCHEMA_VERSION, Carry, carried_fields, ranking_schema
+from pipelines.schemas import SCHEMA_VERSION
 from pipelines.storage import FileInfo, Storage, join
 from qrcore.errors import InputError, PlanConflictError
 
@@ -67,7 +67,8 @@ class Unit(_Record):
 
 
 class Plan(_Record):
-    """Everything a run does, before it does it. ``schema_ipc``: the output schema, Arrow IPC in base64."""
+    """Everything a run does, before it does it. ``schema_ipc``: the output schema, Arrow IPC in base64; ``carried``:
+    its columns that are copied from the input."""
 
     schema_version: str = SCHEMA_VERSION
     run_id: str
@@ -82,6 +83,7 @@ class Plan(_Record):
     skipped_files: tuple[SkippedFile, ...]
     units: tuple[Unit, ...]
     schema_ipc: str
+    carried: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -92,12 +94,6 @@ class Plan(_Record):
     def output_schema(self) -> pa.Schema:
         """The schema of every output object."""
         return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.schema_ipc)))
-
-    @property
-    def carried(self) -> tuple[str, ...]:
-        """Names of the columns carried from input to output."""
-        own = set(ranking_schema(()).names)
-        return tuple(name for name in self.output_schema.names if name not in own)
 
 
 def encode_schema(schema: pa.Schema) -> str:
@@ -117,12 +113,6 @@ def usable_surveys(
             "Correct them, or set input.on_bad_file to skip."
         )
     return [survey for survey in surveys if not survey.problem], bad
-
-
-def output_schema(surveys: Sequence[FileSurvey], carry: Carry) -> pa.Schema:
-    """The one output schema of a run over these files."""
-    schemas = [(survey.file.uri, survey.schema) for survey in surveys if survey.schema is not None]
-    return ranking_schema(carried_fields(schemas, carry))
 
 
 def planned_files(surveys: Sequence[FileSurvey]) -> tuple[PlannedFile, ...]:

@@ -1,10 +1,19 @@
-"""Settings of the scorer actors and what probing one tells; light enough for every task to import."""
+"""Settings of the scorer actors, and what probing one tells; light enough for every task to import."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
+import pyarrow as pa
+
+from pipelines.work import PoolSettings, UnitWorker
 from qrcore.records import ScorerIdentity
+
+#: Settings that enter the identity as what they came to (hashes, resolved names), not as they were spelled.
+_RESOLVED_BY_PROBE: Final = frozenset(
+    {"model.id", "model.revision", "model.heads", "model.dtype", "model.device", "scoring.prompt"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +35,12 @@ class ScorerSettings:
     threads: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class PoolSettings:
-    """The scorer actors: how many, and what each takes of the cluster."""
-
-    actors: int = 2
-    cpus_per_actor: float = 1.0
-    gpus_per_actor: float = 0.0
+def on_requested_device(settings: ScorerSettings, pool: PoolSettings) -> ScorerSettings:
+    """The same settings with ``auto`` decided by what is asked of Ray."""
+    # Not by what a worker happens to see: Ray does not hide GPUs from actors without one.
+    if settings.device != "auto":
+        return settings
+    return replace(settings, device="cuda" if pool.gpus_per_actor else "cpu")
 
 
 def probe(settings: ScorerSettings) -> ScorerIdentity:
@@ -40,3 +48,50 @@ def probe(settings: ScorerSettings) -> ScorerIdentity:
     from pipelines.actors import open_scorer  # torch, which the driver does not need
 
     return open_scorer(settings).identity
+
+
+def ranking_worker(settings: ScorerSettings, schema: pa.Schema) -> UnitWorker:
+    """The worker of a re-ranking run, in this process."""
+    from pipelines.actors import UnitScorer  # torch, which reading and writing do not need
+
+    return UnitScorer(settings, schema)
+
+
+def scorer_identity(affecting_output: dict[str, Any], facts: ScorerIdentity) -> dict[str, Any]:
+    """What decides a scorer's output: the settings that do, and what their names came to."""
+    return {
+        "config": {key: value for key, value in affecting_output.items() if key not in _RESOLVED_BY_PROBE},
+        "head_set": facts.head_set_id,
+        "prompt": facts.prompt_sha256,
+        "weights": facts.weights_sha256,
+        "setup": facts.setup_sha256,
+        "dtype": facts.dtype,
+        "device": facts.device.split(":")[0],
+    }
+
+
+def scorer_record(settings: ScorerSettings, facts: ScorerIdentity) -> dict[str, Any]:
+    """What a manifest says of a scorer."""
+    return {
+        "model": {
+            "id": settings.model,
+            "revision": facts.revision,
+            "weights_sha256": facts.weights_sha256,
+            "setup_sha256": facts.setup_sha256,
+            "layers": facts.layers,
+            "kept_layers": facts.kept_layers,
+        },
+        "head_set": {"id": facts.head_set_id, "heads": list(facts.heads)},
+        "prompt": {"name": facts.prompt["name"], "sha256": facts.prompt_sha256, "format": facts.prompt},
+        "max_tokens": facts.max_tokens,
+        "settings": {
+            "null_query": settings.null_query,
+            "calibration_weight": settings.calibration_weight,
+            "query_span": settings.query_span,
+            "order": settings.order,
+            "document_special_tokens": settings.document_special_tokens,
+            "allow_sliding_window": settings.allow_sliding_window,
+        },
+        "dtype": facts.dtype,
+        "device": facts.device,
+    }

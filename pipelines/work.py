@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,13 +23,46 @@ from pipelines.cluster import LIGHT_TASK_CPUS, unwrapped
 from pipelines.inputs import read_rows
 from pipelines.plan import Plan, Unit
 from pipelines.schemas import INPUT_SCHEMA
-from pipelines.scorers import PoolSettings, ScorerSettings
 from pipelines.storage import FileInfo, Storage, StorageOptions, join
 from pipelines.units import UnitRows, from_ipc, to_ipc
 from qrcore.errors import IncompleteRunError, QRBatchError, StorageError
 
 UNIT_KEY = b"qrbatch.unit"
 PROVENANCE_KEY = b"qrbatch.provenance"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """The actors that hold a model: how many, and what each takes of the cluster."""
+
+    actors: int = 2
+    cpus_per_actor: float = 1.0
+    gpus_per_actor: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class UnitMetrics:
+    """What one unit took; kept in the unit object's footer."""
+
+    rows: int
+    scored: int
+    failed: int
+    uninformative: int
+    prompt_tokens: int
+    errors: dict[str, int]
+    score_s: float
+    started_at: str
+    finished_at: str
+    actor_pid: int
+    node: str
+
+
+class UnitWorker(Protocol):
+    """Holds a model in an actor and answers units with it, one row in, one row out."""
+
+    def answer(self, unit: UnitRows) -> tuple[pa.Table, UnitMetrics]:
+        """The unit's output rows in input order, and what they took."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +78,14 @@ class _Work:
 
 
 def do_units(
-    plan: Plan, todo: Sequence[Unit], run_uri: str, scorer: ScorerSettings, pool: PoolSettings, storage: StorageOptions
+    plan: Plan,
+    todo: Sequence[Unit],
+    run_uri: str,
+    worker: Callable[[], UnitWorker],
+    pool: PoolSettings,
+    storage: StorageOptions,
 ) -> Iterator[dict[str, Any]]:
-    """Do ``todo`` and yield each unit's footer record as it is written.
+    """Do ``todo`` with workers that ``worker`` makes, one an actor; yield each unit's footer record as it is written.
 
     Raises :class:`IncompleteRunError` if the store or a worker fails; what is written stays and is not done again.
     """
@@ -62,8 +100,8 @@ def do_units(
     units = ray.data.from_items([{"unit": unit.model_dump_json()} for unit in todo], override_num_blocks=len(todo))
     read = units.map(partial(_read_unit, work=work), num_cpus=LIGHT_TASK_CPUS)
     scored = read.map(
-        cast("Any", _ScoreUnit),  # Ray accepts a class here; its annotations know functions only
-        fn_constructor_kwargs={"settings": scorer, "schema": plan.output_schema},
+        cast("Any", _AnswerUnit),  # Ray accepts a class here; its annotations know functions only
+        fn_constructor_kwargs={"worker": worker},
         compute=ActorPoolStrategy(size=min(pool.actors, len(todo)), max_tasks_in_flight_per_actor=2),
         num_cpus=pool.cpus_per_actor,
         num_gpus=pool.gpus_per_actor,
@@ -101,16 +139,14 @@ def _file(work: _Work, unit: Unit) -> FileInfo:
     return FileInfo(*work.files[unit.file])
 
 
-class _ScoreUnit:
-    def __init__(self, settings: ScorerSettings, schema: pa.Schema) -> None:
-        from pipelines.actors import UnitScorer  # torch, which reading and writing do not need
-
-        self._scorer = UnitScorer(settings, schema)
+class _AnswerUnit:
+    def __init__(self, worker: Callable[[], UnitWorker]) -> None:
+        self._worker = worker()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         unit = Unit.model_validate_json(row["unit"])
         rows = UnitRows(from_ipc(row["table"]), row["uri"], unit.start, frozenset(unit.duplicates))
-        table, metrics = self._scorer.score(rows)
+        table, metrics = self._worker.answer(rows)
         return {
             "unit": row["unit"],
             "table": to_ipc(table),

@@ -202,7 +202,7 @@ def test_an_interrupt_exits_4(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def interrupted(*_arguments: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("pipelines.rerank.store_plan", interrupted)
+    monkeypatch.setattr("pipelines.run.store_plan", interrupted)
     result = rerank(tmp_path)
     assert result.exit_code == 4
     assert "Run the same command again" in result.output

@@ -11,7 +11,7 @@ from rich.console import Console
 from jobs.console import ConsoleObserver, show_result
 from jobs.demo import DemoResult, show_demo
 from pipelines.plan import Plan
-from pipelines.rerank import RunResult
+from pipelines.run import RunResult
 
 HOSTILE = "/data/[old]/[/x]/:bee:/runs"
 

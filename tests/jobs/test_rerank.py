@@ -31,15 +31,15 @@ def test_local_models_and_head_files_are_made_absolute(tmp_path: Path, monkeypat
 
 
 def test_the_identity_does_not_depend_on_where_the_command_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = settings_for({"id": "model"}).affecting_output
+    before = settings_for({"id": "model"}).run.affecting_output
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
-    assert settings_for({"id": "model"}, AWS_ENDPOINT_URL="http://s3.test").affecting_output == before
+    assert settings_for({"id": "model"}, AWS_ENDPOINT_URL="http://s3.test").run.affecting_output == before
 
 
 def test_the_endpoint_of_the_environment_travels_with_the_settings() -> None:
     def endpoint(storage: dict[str, Any], **environment: str) -> str | None:
-        return settings_for({}, storage, **environment).storage.endpoint_url
+        return settings_for({}, storage, **environment).run.storage.endpoint_url
 
     assert endpoint({}) is None
     assert endpoint({}, AWS_ENDPOINT_URL="http://a") == "http://a"
@@ -48,5 +48,5 @@ def test_the_endpoint_of_the_environment_travels_with_the_settings() -> None:
 
 
 def test_sharing_of_local_paths_is_a_setting() -> None:
-    assert settings_for({}, {"shared": True}).storage.shared is True
-    assert settings_for({}).storage.shared is False
+    assert settings_for({}, {"shared": True}).run.storage.shared is True
+    assert settings_for({}).run.storage.shared is False

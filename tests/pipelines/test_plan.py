@@ -227,6 +227,7 @@ def _plan(**changes: Any) -> Plan:
         "skipped_files": (),
         "units": (),
         "schema_ipc": encode_schema(ranking_schema([pa.field("lang", pa.string())])),
+        "carried": ("lang",),
     }
     return Plan(**{**values, **changes})
 

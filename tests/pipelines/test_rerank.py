@@ -22,9 +22,12 @@ from jobs.settings import merge, validate
 from pipelines import commit
 from pipelines.commit import manifest_rows
 from pipelines.plan import Plan
-from pipelines.rerank import RerankSettings, RunResult, _on_requested_device, run
+from pipelines.rerank import RerankSettings, run
+from pipelines.run import RunResult
 from pipelines.schemas import INPUT_SCHEMA, QRELS_SCHEMA
+from pipelines.scorers import on_requested_device
 from pipelines.storage import Storage
+from pipelines.work import PoolSettings
 from qrcore import Document, load_scorer
 from qrcore.errors import ConfigError, HeadSetError, IncompleteRunError, InputError, RunError
 from tests.pipelines.test_rows import with_bytes_as_text
@@ -141,7 +144,7 @@ def test_the_manifest_tells_where_everything_came_from(committed: tuple[RerankSe
     assert manifest["provenance"]["model"]["kept_layers"] == 3
     assert {"torch", "ray", "transformers", "python"} <= manifest["provenance"]["packages"].keys()
     assert manifest["config_hash"] == recorder.plan.config_hash  # type: ignore[union-attr]
-    latest = json.loads(Path(settings.output, "rerank.latest.json").read_text())
+    latest = json.loads(Path(settings.run.output, "rerank.latest.json").read_text())
     assert latest["manifest"] == f"{manifest['run_id']}/_manifest.json"
     assert all(Path(result.run_uri, path).stat().st_size >= 0 for path in manifest["side_files"])
 
@@ -173,7 +176,7 @@ def test_settings_that_cannot_change_the_output_do_not_change_the_run(
     committed: tuple[RerankSettings, RunResult, Recorder], shards: str
 ) -> None:
     settings, first, _ = committed
-    same = settings_for(shards, settings.output, actors={"count": 3, "threads": 2}, units={"max_rows": 1})
+    same = settings_for(shards, settings.run.output, actors={"count": 3, "threads": 2}, units={"max_rows": 1})
     assert finish(same)[0].run_uri == first.run_uri
 
 
@@ -395,7 +398,7 @@ def test_a_failing_store_leaves_a_run_that_resumes(
     shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(shards, str(tmp_path))
-    monkeypatch.setattr("pipelines.rerank.find_done", _without_the_last(commit.find_done))
+    monkeypatch.setattr("pipelines.run.find_done", _without_the_last(commit.find_done))
     with pytest.raises(IncompleteRunError, match="same command"):
         finish(settings)
     monkeypatch.undo()
@@ -420,7 +423,7 @@ def test_a_run_over_s3(s3_environment: str, tmp_path: Path) -> None:
     result, _ = finish(settings)
     assert [r["query_id"] for r in rows_of(result)] == ["s0", "t0", "s1", "t1"]
     assert result.manifest.failed == 2
-    again, recorder = finish(replace(settings, pool=replace(settings.pool, actors=1)))
+    again, recorder = finish(replace(settings, run=replace(settings.run, pool=replace(settings.run.pool, actors=1))))
     assert again.already_committed
     assert recorder.footers == []
     stored = b"".join(s3.cat_file(path) for path in s3.find("rerank-bucket/out"))
@@ -432,7 +435,7 @@ def test_how_settings_are_spelled_does_not_make_another_run(
 ) -> None:
     settings, first, _ = committed
     spelled = {"id": f"{MODEL}/../llama/", "heads": f" {HEADS}", "dtype": "float32", "device": "cpu"}
-    same = settings_for(shards, settings.output, model=spelled, scoring={"prompt": "qrhead-llama3"})
+    same = settings_for(shards, settings.run.output, model=spelled, scoring={"prompt": "qrhead-llama3"})
     assert finish(same)[0].run_uri == first.run_uri
 
 
@@ -446,12 +449,10 @@ def test_another_tokenizer_makes_another_run(shards: str, tmp_path: Path) -> Non
 
 
 def test_a_pool_without_gpus_scores_on_the_cpu_wherever_it_runs(shards: str, tmp_path: Path) -> None:
-    settings = settings_for(shards, str(tmp_path))
-    assert _on_requested_device(settings).device == "cpu"
-    on_gpus = replace(settings, pool=replace(settings.pool, gpus_per_actor=0.5))
-    assert _on_requested_device(on_gpus).device == "cuda"
-    named = replace(on_gpus, scorer=replace(on_gpus.scorer, device="cuda:1"))
-    assert _on_requested_device(named).device == "cuda:1"
+    scorer = settings_for(shards, str(tmp_path)).scorer
+    assert on_requested_device(scorer, PoolSettings()).device == "cpu"
+    assert on_requested_device(scorer, PoolSettings(gpus_per_actor=0.5)).device == "cuda"
+    assert on_requested_device(replace(scorer, device="cuda:1"), PoolSettings(gpus_per_actor=0.5)).device == "cuda:1"
 
 
 def test_latest_is_put_right_when_a_committed_run_is_found(shards: str, tmp_path: Path) -> None:

@@ -12,9 +12,8 @@ from pipelines import work
 from pipelines.inputs import survey_file
 from pipelines.plan import Plan, cut_units, encode_schema, planned_files
 from pipelines.schemas import ranking_schema
-from pipelines.scorers import PoolSettings, ScorerSettings
 from pipelines.storage import FileInfo, Storage, StorageOptions
-from pipelines.work import do_units
+from pipelines.work import PoolSettings, do_units
 from qrcore.errors import IncompleteRunError, InputError, StorageError
 from tests.shards import row, write_shard
 
@@ -30,6 +29,10 @@ class _NoScorer:
         return row
 
 
+def _no_worker() -> Any:
+    raise AssertionError("nothing is answered here")
+
+
 def _fails_to_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fail: Callable[[], None]) -> None:
     """Do one unit whose reading fails in a worker."""
 
@@ -42,7 +45,7 @@ def _fails_to_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fail: Callab
 
 
 def _do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, etag: str | None = None) -> None:
-    monkeypatch.setattr(work, "_ScoreUnit", _NoScorer)
+    monkeypatch.setattr(work, "_AnswerUnit", _NoScorer)
     path = write_shard(tmp_path / "in.parquet", [row("a")])
     info = Storage(str(path)).info(str(path))
     survey = survey_file(FileInfo(info.uri, info.size, etag or info.etag), StorageOptions())
@@ -62,7 +65,7 @@ def _do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, etag: str | None = None
         schema_ipc=encode_schema(ranking_schema(list[pa.Field]())),
     )
     pool = PoolSettings(actors=1, cpus_per_actor=0.5)
-    list(do_units(plan, units, str(tmp_path / "run"), ScorerSettings(model="none"), pool, StorageOptions()))
+    list(do_units(plan, units, str(tmp_path / "run"), _no_worker, pool, StorageOptions()))
 
 
 def _input() -> None:
