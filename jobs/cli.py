@@ -41,6 +41,12 @@ app = typer.Typer(
 )
 
 
+heads_app = typer.Typer(help="Head sets: list, show, validate against a model, compare.", no_args_is_help=True)
+app.add_typer(heads_app, name="heads")
+
+Debug = Annotated[bool, typer.Option(help="Show the traceback of an error.")]
+
+
 @app.callback()
 def _program() -> None:
     """Keeps the commands named even while there are few of them."""
@@ -57,6 +63,9 @@ def rerank(
     prompt: Annotated[str | None, typer.Option(help="Prompt format: auto, chat, plain or a name.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
     qrels: Annotated[str | None, typer.Option(help="Judgements for the report's quality table.")] = None,
+    allow_model_mismatch: Annotated[
+        bool, typer.Option("--allow-model-mismatch", help="Use heads found for another revision or other weights.")
+    ] = False,
     config: Annotated[str | None, typer.Option(help="YAML file with all settings.")] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="section.field=value; repeatable.")] = None,
     debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
@@ -67,6 +76,7 @@ def rerank(
         "output.uri": output,
         "model.id": model,
         "model.heads": heads,
+        "model.on_mismatch": "warn" if allow_model_mismatch else None,
         "scoring.prompt": prompt,
         "name": name,
         "qrels": qrels,
@@ -145,6 +155,74 @@ def _train_embedded(config_file: str | None, flags: dict[str, Any], assignments:
         f"  {trained.parameters:,} parameters on {trained.tokens:,} tokens in {trained.seconds:,.0f} s: "
         f"{config.output} (seed {trained.seed}; see MODEL_CARD.md)",
     )
+    return COMMITTED
+
+
+@heads_app.command("list")
+def heads_list(debug: Debug = False) -> None:
+    """The head sets that ship with the package."""
+    raise typer.Exit(_guarded(_list_heads, debug))
+
+
+@heads_app.command("show")
+def heads_show(
+    name: Annotated[str, typer.Argument(help="Name or JSON file of a head set.")],
+    debug: Debug = False,
+) -> None:
+    """One head set with everything that is recorded of it, as JSON."""
+    raise typer.Exit(_guarded(lambda: _show_heads(name), debug))
+
+
+@heads_app.command("validate")
+def heads_validate(
+    name: Annotated[str, typer.Argument(help="Name or JSON file of a head set.")],
+    model: Annotated[str, typer.Option(help="Model folder, hub id, 'embedded' or 'embedded-gqa'.")] = "embedded",
+    revision: Annotated[str | None, typer.Option(help="Revision of a hub model.")] = None,
+    allow_model_mismatch: Annotated[bool, typer.Option("--allow-model-mismatch", help="Only warn of it.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Check a head set against a model's configuration, and say what it needs."""
+    raise typer.Exit(_guarded(lambda: _validate_heads(name, model, revision, allow_model_mismatch), debug))
+
+
+@heads_app.command("compare")
+def heads_compare(
+    first: Annotated[str, typer.Argument(help="Name or JSON file of a head set.")],
+    second: Annotated[str, typer.Argument(help="Another one.")],
+    debug: Debug = False,
+) -> None:
+    """What two head sets share."""
+    raise typer.Exit(_guarded(lambda: _compare_heads(first, second), debug))
+
+
+def _list_heads() -> int:
+    from jobs.head_tables import show_head_sets
+    from jobs.heads import every_head_set
+
+    show_head_sets(Console(), every_head_set())
+    return COMMITTED
+
+
+def _show_heads(name: str) -> int:
+    from jobs.heads import find_head_set
+
+    typer.echo(find_head_set(name).model_dump_json(indent=1, exclude_none=True))
+    return COMMITTED
+
+
+def _validate_heads(name: str, model: str, revision: str | None, allow_mismatch: bool) -> int:
+    from jobs.head_tables import show_fit
+    from jobs.heads import fit
+
+    show_fit(Console(), fit(name, model, revision, allow_mismatch=allow_mismatch))
+    return COMMITTED
+
+
+def _compare_heads(first: str, second: str) -> int:
+    from jobs.head_tables import show_comparison
+    from jobs.heads import compare
+
+    show_comparison(Console(), *compare(first, second))
     return COMMITTED
 
 

@@ -52,6 +52,12 @@ class ModelConfig(Section):
         "auto", "Precision of the weights; auto: float32 on CPU, the checkpoint's on GPU.", affects_output=True
     )
     device: str = setting("auto", "auto, cpu, cuda or cuda:N as the actor sees it.", affects_output=True)
+    on_mismatch: Literal["refuse", "warn"] = setting(
+        "refuse",
+        "A head set that was found for another revision or other weights than the model's.",
+        affects_output=False,
+        flag="--allow-model-mismatch",
+    )
 
 
 class ScoringConfig(Section):

@@ -62,6 +62,8 @@ class ConsoleObserver:
             f"({heads['id']}), prompt {prompt}, order {plan.order}, {plan.provenance['dtype']} on "
             f"{plan.provenance['device']}",
         )
+        for warning in plan.provenance.get("warnings", ()):
+            show_line(self._console, ("warning", "yellow"), f"  {warning}")
         self._rows = sum(unit.rows for unit in todo)
         self._started = self._last_line = time.monotonic()
         if self._console.is_terminal:

@@ -72,6 +72,7 @@ def pipeline_settings(config: RerankConfig, environment: Mapping[str, str] = Map
             heads=model.heads,
             dtype=model.dtype,
             device=model.device,
+            on_mismatch=model.on_mismatch,
             threads=config.actors.threads,
             **scoring,
         ),

@@ -75,6 +75,8 @@ class RerankJob:
 
     def worker(self, facts: ScorerIdentity, plan: Plan) -> Callable[[], UnitWorker]:
         scorer = replace(self.settings.scorer, order=plan.order, revision=facts.revision, dtype=facts.dtype)
+        # Probing has compared the weights; hashing them again in every actor would read them all once more.
+        scorer = replace(scorer, on_mismatch="ignore")
         return partial(ranking_worker, scorer, plan.output_schema)
 
     def side_files(self, plan: Plan) -> SideFiles:

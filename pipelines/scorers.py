@@ -32,6 +32,7 @@ class ScorerSettings:
     order: str = "as_given"
     document_special_tokens: str = "text"
     allow_sliding_window: bool = False
+    on_mismatch: str = "refuse"
     threads: int = 1
 
 
@@ -94,4 +95,5 @@ def scorer_record(settings: ScorerSettings, facts: ScorerIdentity) -> dict[str, 
         },
         "dtype": facts.dtype,
         "device": facts.device,
+        "warnings": list(facts.warnings),
     }

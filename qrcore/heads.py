@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -39,7 +40,7 @@ def parse_head(text: str) -> Head:
 
 
 class ModelShape(BaseModel):
-    """The numbers of a decoder that a head set depends on."""
+    """The numbers of a decoder that a head set depends on; ``rope``: the settings of its rotary positions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,12 +49,16 @@ class ModelShape(BaseModel):
     kv_heads: int
     head_dim: int | None = None
     vocab_size: int | None = None
+    rope: dict[str, Any] | None = None
 
 
 class HeadSet(BaseModel):
     """A named, fixed list of heads with the model it belongs to and how it was found.
 
     Fields that were not recorded (published lists) are None. A head listed twice counts twice in scores.
+    ``intervals``: bounds of the 95 % interval of each score; ``dataset_sha256``: of inputs and judgements;
+    ``prompt_tokens``: quantiles of the prompts that heads were found with, such as ``{"p50": 1200}``; ``truncation``:
+    how texts were cut for it; ``contamination``: data that the choice has seen, and that prove nothing of it any more.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +66,7 @@ class HeadSet(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
     heads: tuple[str, ...] = Field(min_length=1)
     scores: tuple[float, ...] | None = None
+    intervals: tuple[tuple[float, float], ...] | None = None
     model_id: str | None = None
     revision: str | None = None
     weights_sha256: str | None = None
@@ -68,6 +74,7 @@ class HeadSet(BaseModel):
     method: str | None = None
     method_settings: dict[str, Any] = Field(default_factory=dict)
     detection_data: str | None = None
+    dataset_sha256: str | None = None
     examples: int | None = None
     prompt: PromptFormat | None = None
     null_query: str | None = None
@@ -75,6 +82,9 @@ class HeadSet(BaseModel):
     query_span: Literal["official", "query"] | None = None
     order: Order | None = None
     dtype: str | None = None
+    prompt_tokens: dict[str, int] | None = None
+    truncation: str | None = None
+    contamination: str | None = None
     code_version: str | None = None
     source: str | None = None
     notes: str | None = None
@@ -99,7 +109,8 @@ class HeadSet(BaseModel):
     @property
     def id(self) -> str:
         """``name@`` and 12 hexadecimal digits of the content's SHA-256."""
-        content = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        # What is not recorded does not count: fields that come later leave the ids of older sets alone.
+        content = json.dumps(self.model_dump(mode="json", exclude_none=True, exclude_defaults=True), sort_keys=True)
         return f"{self.name}@{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
     def check_fits(self, shape: ModelShape) -> None:
@@ -118,6 +129,32 @@ class HeadSet(BaseModel):
                 f"head set {self.name!r}: expected layers 0-{shape.layers - 1} and heads 0-{shape.query_heads - 1}; "
                 f"got {', '.join(outside)}. Choose heads that this model has."
             )
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSetComparison:
+    """Two head sets side by side: heads of ``both``, of the first and of the second alone, each in order of layers."""
+
+    both: tuple[Head, ...]
+    only_first: tuple[Head, ...]
+    only_second: tuple[Head, ...]
+
+    @property
+    def jaccard(self) -> float:
+        """Heads of both over heads of either."""
+        return len(self.both) / (len(self.both) + len(self.only_first) + len(self.only_second))
+
+
+def compare_head_sets(first: HeadSet, second: HeadSet) -> HeadSetComparison:
+    """Which heads two sets share; a head listed twice counts once."""
+    one, other = set(first.head_list), set(second.head_list)
+    return HeadSetComparison(tuple(sorted(one & other)), tuple(sorted(one - other)), tuple(sorted(other - one)))
+
+
+def kv_heads(heads: Iterable[Head], shape: ModelShape) -> tuple[Head, ...]:
+    """The different key-value heads that query heads read, in order of layers: what a cache for them has to hold."""
+    group = shape.query_heads // shape.kv_heads
+    return tuple(sorted({Head(head.layer, head.head // group) for head in heads}))
 
 
 def all_heads(shape: ModelShape) -> HeadSet:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from qrcore.errors import ConfigError
 from qrcore.heads import Head, HeadSet, resolve_heads, unique_heads
+from qrcore.matching import OnMismatch, check_origin
 from qrcore.methods.qrhead import QRHeadScorer, QRHeadSettings, QuerySpan
 from qrcore.models import load_model, open_model
-from qrcore.prompts import resolve_prompt
+from qrcore.prompts import PromptFormat, resolve_prompt
 from qrcore.records import Order
 from qrcore.selfcheck import check_reading
 from qrcore.tokens import SpecialTokens
@@ -27,26 +28,31 @@ def load_scorer(
     order: Order = "as_given",
     document_special_tokens: SpecialTokens = "text",
     allow_sliding_window: bool = False,
+    on_mismatch: OnMismatch = "refuse",
 ) -> QRHeadScorer:
     """Load a scorer; the model keeps only the layers that the head set needs.
 
     ``model``: a folder, a hub id, ``embedded`` or ``embedded-gqa``. ``heads``: None (the set shipped with the model),
     ``"3-1,4-0"``, ``"all"``, a :class:`HeadSet`, the name of a published set or a JSON file. ``prompt``: ``auto``,
-    ``chat`` or a name of :data:`qrcore.prompts.FORMATS`. ``order``: how the documents stand in the prompt. Raises
-    :class:`ConfigError` or a subclass for anything that cannot be used, and refuses a model whose attention is not
-    read exactly.
+    ``chat`` or a name of :data:`qrcore.prompts.FORMATS`. ``order``: how the documents stand in the prompt.
+    ``on_mismatch``: what to do about a head set that was found for another revision or other weights; the scorer's
+    ``warnings`` tell of it. Raises :class:`ConfigError` or a subclass for anything that cannot be used, and refuses a
+    model whose attention is not read exactly.
     """
     _check_choice("query_span", query_span, ("official", "query"))
     _check_choice("order", order, ("as_given", "reversed", "shuffled"))
+    _check_choice("on_mismatch", on_mismatch, ("refuse", "warn", "ignore"))
     _check_choice("document_special_tokens", document_special_tokens, ("text", "parse"))
     if not null_query.strip():
         raise ConfigError("null_query: expected text such as 'N/A', got only white space. Fill it in.")
     source = open_model(model, revision)
     head_set = resolve_heads(heads, source.head_set, source.shape)
+    warnings = check_origin(head_set, source, on_mismatch)
     loaded = load_model(source, head_set.depth, dtype=dtype, device=device)
     check_reading(loaded, unique_heads(head_set.head_list))
+    chosen = resolve_prompt(prompt, loaded.tokenizer, head_set.prompt)
     settings = QRHeadSettings(
-        prompt=resolve_prompt(prompt, loaded.tokenizer, head_set.prompt),
+        prompt=chosen,
         null_query=null_query,
         calibration_weight=calibration_weight,
         query_span=query_span,
@@ -54,7 +60,16 @@ def load_scorer(
         document_special_tokens=document_special_tokens,
         allow_sliding_window=allow_sliding_window,
     )
-    return QRHeadScorer(loaded, head_set, settings)
+    return QRHeadScorer(loaded, head_set, settings, (*warnings, *_other_prompt(head_set, chosen)))
+
+
+def _other_prompt(head_set: HeadSet, chosen: PromptFormat) -> tuple[str, ...]:
+    recorded = head_set.prompt
+    if recorded is None or recorded.hash == chosen.hash:
+        return ()
+    return (
+        f"head set {head_set.name!r} was found with prompt {recorded.name!r}, and prompts here are {chosen.name!r}",
+    )
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

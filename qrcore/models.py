@@ -201,6 +201,7 @@ def model_shape(config: PreTrainedConfig) -> ModelShape:
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
         vocab_size=config.vocab_size,
+        rope=getattr(config, "rope_parameters", None) or None,
     )
 
 

@@ -73,7 +73,7 @@ class ScorerIdentity:
 
     ``revision``: the commit of a hub model; ``prompt``: all fields of the prompt format; ``setup_sha256``: of the
     configuration and the tokenizer's files; ``kept_layers`` of ``layers`` were loaded; ``max_tokens``: the longest
-    prompt the model is made for.
+    prompt the model is made for; ``warnings``: what is not known or not right of the head set and the model.
     """
 
     head_set_id: str
@@ -88,3 +88,4 @@ class ScorerIdentity:
     dtype: str
     device: str
     max_tokens: int
+    warnings: tuple[str, ...] = ()

@@ -51,6 +51,7 @@ def test_every_command_is_covered_by_a_test_of_this_file() -> None:
         r"^qrbatch rerank .*--model ./my-model",
         r"^export AWS_",
         r"^qrbatch train-embedded",
+        r"^qrbatch heads (list|compare|validate) ?",
     )
     for command in commands():
         assert any(re.search(pattern, command) for pattern in patterns), command
@@ -90,6 +91,15 @@ def test_the_example_with_another_model_runs(tmp_path: Path) -> None:
     run = shell(command, tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     assert list((tmp_path / "runs").glob("rerank-*/_manifest.json"))
+
+
+def test_the_examples_about_head_sets_run(tmp_path: Path) -> None:
+    shutil.copytree(MODEL, tmp_path / "my-model")
+    (tmp_path / "heads.json").write_text('{"name": "mine", "heads": ["1-0"]}')
+    for command in [c for c in commands() if c.startswith("qrbatch heads")]:
+        run = shell(command, tmp_path)
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert "llama" in run.stdout or "fits ./my-model" in run.stdout
 
 
 def test_the_training_example_runs(tmp_path: Path) -> None:

@@ -50,8 +50,11 @@ class QRHeadSettings:
 class QRHeadScorer:
     """Scores with one loaded model and one fixed head set; see :class:`qrcore.contracts.scorer.Scorer`."""
 
-    def __init__(self, model: LoadedModel, heads: HeadSet, settings: QRHeadSettings) -> None:
+    def __init__(
+        self, model: LoadedModel, heads: HeadSet, settings: QRHeadSettings, warnings: Sequence[str] = ()
+    ) -> None:
         self.heads = heads
+        self.warnings = tuple(warnings)
         self.settings = settings
         self.model = model
         self._encoder = PromptEncoder(model.tokenizer, settings.document_special_tokens)
@@ -80,6 +83,7 @@ class QRHeadScorer:
             dtype=str(self.model.model.dtype).removeprefix("torch."),
             device=str(self.model.model.device),
             max_tokens=self.max_tokens,
+            warnings=self.warnings,
         )
 
     def score(self, query: str, docs: Sequence[Document]) -> list[float]:

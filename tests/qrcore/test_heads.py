@@ -18,7 +18,9 @@ from qrcore.heads import (
     HeadSet,
     ModelShape,
     all_heads,
+    compare_head_sets,
     head_set_from_list,
+    kv_heads,
     load_head_set,
     parse_head,
     published_names,
@@ -28,11 +30,12 @@ from qrcore.heads import (
 )
 from qrcore.prompts import PLAIN
 
-SHAPE = ModelShape(layers=4, query_heads=8, kv_heads=2, head_dim=16, vocab_size=512)
+SHAPE = ModelShape(layers=4, query_heads=8, kv_heads=2, head_dim=16, vocab_size=512, rope={"rope_theta": 1e4})
 FULL = HeadSet(
     name="mine",
     heads=("3-1", "0-7"),
     scores=(0.5, 0.25),
+    intervals=((0.4, 0.6), (0.1, 0.4)),
     model_id="org/model",
     revision="abc",
     weights_sha256="0" * 64,
@@ -40,6 +43,7 @@ FULL = HeadSet(
     method="qrhead",
     method_settings={"top": 2, "nested": {"a": [1, 2]}},
     detection_data="lme",
+    dataset_sha256="1" * 64,
     examples=70,
     prompt=PLAIN,
     null_query="N/A",
@@ -47,6 +51,9 @@ FULL = HeadSet(
     query_span="official",
     order="reversed",
     dtype="float32",
+    prompt_tokens={"p50": 900},
+    truncation="first 400 words",
+    contamination="its own test queries",
     code_version="0.1.0",
     source="here",
     notes="none",
@@ -99,6 +106,13 @@ def test_the_id_names_the_content() -> None:
     assert FULL.model_copy(update={"heads": ("0-7", "3-1")}).id != FULL.id
 
 
+def test_a_field_that_is_not_recorded_leaves_the_id_alone() -> None:
+    old = {"name": "mine", "heads": ("3-1",)}
+    assert HeadSet(**old).id == HeadSet(**old, dataset_sha256=None, method_settings={}).id
+    # As of 0.1; runs are named by it.
+    assert HeadSet(**old).id == "mine@6dd642ef51e1"
+
+
 @pytest.mark.parametrize(
     ("change", "place"),
     [
@@ -139,6 +153,11 @@ def test_every_recorded_number_must_be_the_models(field: str) -> None:
         FULL.check_fits(other)
 
 
+def test_other_rotary_positions_are_another_model() -> None:
+    with pytest.raises(HeadSetError, match=r"rope .*10000.0.* \(model: .*500000"):
+        FULL.check_fits(SHAPE.model_copy(update={"rope": {"rope_theta": 500000.0}}))
+
+
 def test_numbers_that_were_not_recorded_are_not_compared() -> None:
     recorded = ModelShape(layers=4, query_heads=8, kv_heads=2)
     FULL.model_copy(update={"shape": recorded}).check_fits(SHAPE)
@@ -174,6 +193,18 @@ def test_names_that_can_be_chosen_are_listed(monkeypatch: pytest.MonkeyPatch) ->
         resolve_heads("third-set", None, SHAPE)
     with pytest.raises(HeadSetError, match=r"ships none.*first-set, second-set"):
         resolve_heads(None, None, SHAPE)
+
+
+def test_what_two_sets_share() -> None:
+    found = compare_head_sets(head_set_from_list("3-1,0-7,1-1,0-7"), head_set_from_list("1-1,2-2,3-1"))
+    assert found.both == (Head(1, 1), Head(3, 1))
+    assert (found.only_first, found.only_second) == ((Head(0, 7),), (Head(2, 2),))
+    assert found.jaccard == 0.5
+
+
+def test_query_heads_share_key_value_heads() -> None:
+    heads = head_set_from_list("3-1,3-3,0-7,3-4").head_list
+    assert kv_heads(heads, SHAPE) == (Head(0, 1), Head(3, 0), Head(3, 1))
 
 
 def test_every_published_name_opens() -> None:

@@ -1,0 +1,66 @@
+"""Head sets on the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from jobs.console import show_line
+
+if TYPE_CHECKING:
+    from jobs.heads import Fit
+    from qrcore.heads import Head, HeadSet, HeadSetComparison
+
+_NOT_RECORDED = "–"
+
+
+def show_head_sets(console: Console, head_sets: Iterable[HeadSet]) -> None:
+    """A table, one line a set."""
+    table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False)
+    for name in ("name", "method"):
+        table.add_column(name, no_wrap=True)
+    for name in ("heads", "layers run"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in head_sets:
+        layers = f"{one.depth} of {one.shape.layers}" if one.shape else str(one.depth)
+        table.add_row(one.name, one.method or _NOT_RECORDED, str(len(one.heads)), layers)
+    console.print(table)
+    show_line(console, ("qrbatch heads show NAME tells the model, the data and the source of one.", "dim"))
+
+
+def show_fit(console: Console, fit: Fit) -> None:
+    """That a set fits, what it needs, and what is not known."""
+    above = fit.layers - fit.depth
+    show_line(console, ("fits", "bold green"), f"  {fit.head_set.name} fits {fit.model}")
+    show_line(console, f"  layers    {fit.depth} of {fit.layers} are run, {above} above need not be loaded")
+    show_line(console, f"  heads     {len(fit.head_set.heads)}, which read {fit.kv_heads} key-value heads")
+    show_line(console, f"  by layer  {_by_layer(fit.head_set.head_list)}")
+    for warning in fit.warnings:
+        show_line(console, ("warning", "yellow"), f"  {warning}")
+
+
+def show_comparison(console: Console, first: HeadSet, second: HeadSet, found: HeadSetComparison) -> None:
+    """What two sets share, and where they differ."""
+    show_line(
+        console,
+        ("shared", "bold"),
+        f"  {len(found.both)} heads (Jaccard {found.jaccard:.2f}): {_listed(found.both)}",
+    )
+    for head_set, alone in ((first, found.only_first), (second, found.only_second)):
+        show_line(console, (head_set.name, "bold"), f"  {len(head_set.heads)} heads, {head_set.depth} layers are run")
+        show_line(console, f"  alone     {len(alone)}: {_listed(alone)}")
+        show_line(console, f"  by layer  {_by_layer(head_set.head_list)}")
+
+
+def _listed(heads: Sequence[Head]) -> str:
+    return ", ".join(map(str, heads)) or "none"
+
+
+def _by_layer(heads: Sequence[Head]) -> str:
+    counts = Counter(head.layer for head in heads)
+    return ", ".join(f"{layer}: {counts[layer]}" for layer in sorted(counts))

@@ -1,0 +1,51 @@
+"""Whether a head set was found for the very model that is to be read."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from qrcore.errors import HeadSetError
+from qrcore.heads import HeadSet
+from qrcore.models import ModelSource, weights_sha256
+
+#: Sets that claim nothing of a model: typed by hand, all heads, drawn by chance.
+_OF_NO_MODEL = (None, "all", "random")
+
+
+#: What to do about a recorded revision or weight hash that is not the model's; ``ignore`` does not even look.
+OnMismatch = Literal["refuse", "warn", "ignore"]
+
+
+def check_origin(heads: HeadSet, source: ModelSource, on_mismatch: OnMismatch = "refuse") -> tuple[str, ...]:
+    """What a user should know of the match, one sentence each; the shape is checked elsewhere, and never forgiven.
+
+    Raises :class:`HeadSetError` if a recorded revision or weight hash is not the model's and that is refused.
+    """
+    found = _differences(heads, source) if on_mismatch != "ignore" else []
+    if found and on_mismatch == "refuse":
+        raise HeadSetError(
+            f"head set {heads.name!r} was found for another model: {'; '.join(found)}. Load that model, find heads for "
+            "this one (qrbatch detect), or say that you mean it (--allow-model-mismatch)."
+        )
+    warnings = [f"head set {heads.name!r} was found for another model and is used all the same: {one}" for one in found]
+    if not found and heads.method not in _OF_NO_MODEL and not (heads.revision or heads.weights_sha256):
+        warnings.append(_unknown(heads, source))
+    if heads.intervals and heads.intervals[0][0] <= 0.0 <= heads.intervals[0][1]:
+        warnings.append(f"head set {heads.name!r}: the interval of its best head's score includes 0")
+    return tuple(warnings)
+
+
+def _differences(heads: HeadSet, source: ModelSource) -> list[str]:
+    found = []
+    if heads.revision and source.revision and heads.revision != source.revision:
+        found.append(f"revision {heads.revision[:12]}, and this is {source.revision[:12]}")
+    if heads.weights_sha256 and (weights := weights_sha256(source.path)) != heads.weights_sha256:
+        found.append(f"weights {heads.weights_sha256[:12]}, and these are {weights[:12]}")
+    return found
+
+
+def _unknown(heads: HeadSet, source: ModelSource) -> str:
+    named = f"is named for {heads.model_id} and " if heads.model_id and heads.model_id != source.model_id else ""
+    return (
+        f"head set {heads.name!r} {named}records neither revision nor weights of its model: only the shape was compared"
+    )
