@@ -51,7 +51,7 @@ class UnitScorer:
 
     def answer(self, unit: UnitRows) -> tuple[pa.Table, UnitMetrics]:
         """The unit's output rows in input order, and what they took."""
-        started_at, started = _now(), time.perf_counter()
+        started = time.time()
         input_rows = read_input_rows(unit.table)
         answers = list(answer_rows(self._scorer, input_rows, unit))
         sources = [Source(unit.uri, unit.first_row + place) for place in range(len(input_rows))]
@@ -60,21 +60,22 @@ class UnitScorer:
             for row, answer, source in zip(input_rows, answers, sources, strict=True)
         ]
         table = table_from_rows(rows, _carried(unit.table, self._schema), self._schema)
-        return table, _metrics(answers, started_at, time.perf_counter() - started)
+        return table, _metrics(answers, started)
 
 
 def answer_rows(scorer: Scorer, rows: Sequence[Row | ScoreError], unit: UnitRows) -> Iterator[Ranking | ScoreError]:
     """An answer for every row in order: unusable rows get their error, the others go to the scorer together."""
-    requests = [_request(row, unit.first_row + place in unit.duplicates) for place, row in enumerate(rows)]
+    requests = [request_of(row, unit, place) for place, row in enumerate(rows)]
     scored = scorer.rank_many(request for request in requests if isinstance(request, RankRequest))
     for request in requests:
         yield next(scored) if isinstance(request, RankRequest) else request
 
 
-def _request(row: Row | ScoreError, repeats_id: bool) -> RankRequest | ScoreError:
+def request_of(row: Row | ScoreError, unit: UnitRows, place: int) -> RankRequest | ScoreError:
+    """What the row at ``place`` of a unit asks, or why it cannot be answered."""
     if isinstance(row, ScoreError):
         return row
-    return duplicate_query_id(row) if repeats_id else request_from_row(row)
+    return duplicate_query_id(row) if unit.first_row + place in unit.duplicates else request_from_row(row)
 
 
 def _carried(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -90,23 +91,36 @@ def _carried(table: pa.Table, schema: pa.Schema) -> pa.Table:
 _OWN_COLUMNS = frozenset(field.name for field in RANKING_FIELDS)
 
 
-def _metrics(answers: Sequence[Ranking | ScoreError], started_at: str, seconds: float) -> UnitMetrics:
+def _metrics(answers: Sequence[Ranking | ScoreError], started: float) -> UnitMetrics:
     rankings = [answer for answer in answers if isinstance(answer, Ranking)]
-    errors = Counter(answer.code for answer in answers if isinstance(answer, ScoreError))
-    return UnitMetrics(
+    return unit_metrics(
         rows=len(answers),
-        scored=len(rankings),
-        failed=len(answers) - len(rankings),
-        uninformative=sum(bool(ranking.flags) for ranking in rankings),
+        errors=[answer for answer in answers if isinstance(answer, ScoreError)],
         prompt_tokens=sum(ranking.prompt_tokens for ranking in rankings),
-        errors=dict(errors),
-        score_s=seconds,
-        started_at=started_at,
-        finished_at=_now(),
+        started=started,
+        uninformative=sum(bool(ranking.flags) for ranking in rankings),
+    )
+
+
+def unit_metrics(
+    rows: int, errors: Sequence[ScoreError], prompt_tokens: int, started: float, uninformative: int = 0
+) -> UnitMetrics:
+    """What a unit that ends now has taken in this process since ``started`` (seconds of the epoch)."""
+    now = time.time()
+    return UnitMetrics(
+        rows=rows,
+        scored=rows - len(errors),
+        failed=len(errors),
+        uninformative=uninformative,
+        prompt_tokens=prompt_tokens,
+        errors=dict(Counter(error.code for error in errors)),
+        score_s=now - started,
+        started_at=_stamp(started),
+        finished_at=_stamp(now),
         actor_pid=os.getpid(),
         node=ray.util.get_node_ip_address(),
     )
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def _stamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

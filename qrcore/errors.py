@@ -40,6 +40,7 @@ ERROR_KINDS: Final[dict[str, ErrorKind]] = {
     "invalid_rank": "input",
     "context_too_long": "input",
     "no_needle": "input",
+    "nothing_relevant": "input",
     "sliding_window_exceeded": "input",
     "oom": "transient",
     "worker_died": "transient",

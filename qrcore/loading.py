@@ -1,9 +1,11 @@
-"""The front door: a scorer from a model, a head set and a few settings."""
+"""The front door: a scorer from a model, a head set and a few settings; any method by its name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from qrcore import methods
+from qrcore.contracts.method import Method
 from qrcore.errors import ConfigError
 from qrcore.heads import Head, HeadSet, resolve_heads, unique_heads
 from qrcore.matching import OnMismatch, check_origin
@@ -61,6 +63,11 @@ def load_scorer(
         allow_sliding_window=allow_sliding_window,
     )
     return QRHeadScorer(loaded, head_set, settings, (*warnings, *_other_prompt(head_set, chosen)))
+
+
+def load_method(name: str) -> Method:
+    """What the method ``name`` says of itself. Raises :class:`ConfigError` for an unknown one."""
+    return methods.load(name)
 
 
 def _other_prompt(head_set: HeadSet, chosen: PromptFormat) -> tuple[str, ...]:

@@ -12,8 +12,9 @@ from typing import Final
 
 from transformers import PreTrainedTokenizerBase
 
+from pipelines.splits import Part
 from pipelines.training.findings import AnswerQuality, VerdictQuality
-from pipelines.training.judged import JudgedList, JudgedSet, Part
+from pipelines.training.judged import JudgedList, JudgedSet
 from pipelines.training.orders import interval
 from qrcore.models import load_tokenizer, open_model
 from qrcore.prompts import EMBEDDED

@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -16,21 +16,17 @@ from pipelines.inputs import list_inputs
 from pipelines.labels import Qrels, load_qrels
 from pipelines.rows import read_input_rows, request_from_row
 from pipelines.schemas import SCHEMA_VERSION, SCHEMA_VERSION_KEY, check_input_schema, is_list, is_text
+from pipelines.splits import Part, part_of
 from pipelines.storage import Storage, StorageOptions
 from pipelines.units import parquet_table
 from qrcore.errors import InputError, ScoreError
 from qrcore.records import Document, RankRequest
 from qrcore.requests import check_request
 
-#: Choices (heads, models, when to stop) are made on ``dev``; ``test`` is for reporting.
-Part = Literal["dev", "test"]
-
 ANSWERS_SCHEMA: Final = pa.schema(
     [pa.field("query_id", pa.string()), pa.field("answers", pa.list_(pa.string()))],
     metadata={SCHEMA_VERSION_KEY: SCHEMA_VERSION.encode()},
 )
-
-_DEV_SHARE: Final = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +46,7 @@ class JudgedList:
     @property
     def is_dev(self) -> bool:
         """Whether the query belongs to the 40 % on which choices are made."""
-        digest = hashlib.sha256(self.query_id.encode()).digest()
-        return int.from_bytes(digest[:8], "big") / 2**64 < _DEV_SHARE
+        return part_of(self.query_id) == "dev"
 
     @property
     def relevant_places(self) -> tuple[int, ...]:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from pipelines.measures import paired_bootstrap
+from pipelines.splits import Part
 from pipelines.training.findings import Comparison, Interval, ListQuality
-from pipelines.training.judged import JudgedSet, Part
+from pipelines.training.judged import JudgedSet
 from pipelines.training.orders import (
     Order,
     OrderQuality,

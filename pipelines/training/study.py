@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from pipelines.identity import content_hash
+from pipelines.splits import Part
 from pipelines.storage import Storage, StorageOptions, join
 from pipelines.training.answer_study import answer_quality, verdict_quality
 from pipelines.training.causal_study import causal_check
@@ -20,7 +21,7 @@ from pipelines.training.findings import (
     VerdictQuality,
 )
 from pipelines.training.head_study import head_table, write_head_set
-from pipelines.training.judged import JudgedSet, Part, read_judged_set
+from pipelines.training.judged import JudgedSet, read_judged_set
 from pipelines.training.length_study import length_curve
 from pipelines.training.ranking_study import comparisons, list_qualities
 from pipelines.training.readings import Reading, check_log, log_read, log_reading

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 
+from pipelines.splits import Part
 from pipelines.storage import StorageOptions
 from pipelines.training.claims import relation
 from pipelines.training.findings import Comparison, Interval, ListQuality
-from pipelines.training.judged import JudgedSet, Part
+from pipelines.training.judged import JudgedSet
 from pipelines.training.ranking_study import comparisons, list_qualities
 from pipelines.training.readings import Reading, check_log, log_read, log_reading
 from pipelines.training.study import EvaluationSettings, lists_hash, read_judged_sets

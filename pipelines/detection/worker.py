@@ -1,0 +1,112 @@
+"""The actor's part of finding heads: read all heads of an example once, and let every method judge them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from pipelines.actors import open_scorer, request_of, unit_metrics
+from pipelines.detection.rows import HEAD_VALUES_SCHEMA, HeadValues, row_from_values
+from pipelines.identity import content_hash
+from pipelines.labels import Qrels
+from pipelines.rows import Source, query_id_of, read_input_rows
+from pipelines.scorers import ScorerSettings
+from pipelines.splits import Part, part_of
+from pipelines.units import UnitRows
+from pipelines.work import UnitMetrics
+from qrcore.contracts.detector import Detector
+from qrcore.contracts.scorer import Reading, Scorer
+from qrcore.errors import ScoreError
+from qrcore.loading import load_method
+from qrcore.models import out_of_memory_as_error
+from qrcore.records import RankRequest
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorSettings:
+    """What a worker is told: the scorer that reads (all heads), each method with its settings, and on which part of
+    the queries heads are found (None: on all)."""
+
+    scorer: ScorerSettings
+    methods: Mapping[str, Mapping[str, Any]]
+    part: Part | None
+
+
+class HeadValueWorker:
+    """See :class:`pipelines.work.UnitWorker`; rows are those of :data:`HEAD_VALUES_SCHEMA`."""
+
+    def __init__(self, settings: DetectorSettings, qrels: Qrels) -> None:
+        self._scorer = open_scorer(settings.scorer)
+        self._detectors: dict[str, Detector] = {
+            name: load_method(name).build(**chosen) for name, chosen in settings.methods.items()
+        }
+        self._part = settings.part
+        self._qrels = qrels
+
+    def answer(self, unit: UnitRows) -> tuple[pa.Table, UnitMetrics]:
+        """The unit's output rows in input order, and what they took."""
+        started = time.time()
+        input_rows = read_input_rows(unit.table)
+        answers = list(self._answers([request_of(row, unit, place) for place, row in enumerate(input_rows)]))
+        sources = [Source(unit.uri, unit.first_row + place) for place in range(len(input_rows))]
+        rows = [
+            row_from_values(query_id_of(row), answer, source)
+            for row, answer, source in zip(input_rows, answers, sources, strict=True)
+        ]
+        errors = [answer for answer in answers if isinstance(answer, ScoreError)]
+        tokens = sum(answer.prompt_tokens for answer in answers if isinstance(answer, HeadValues))
+        table = pa.Table.from_pylist(rows, schema=HEAD_VALUES_SCHEMA)
+        return table, unit_metrics(len(answers), errors, tokens, started)
+
+    def _answers(self, requests: Sequence[RankRequest | ScoreError]) -> Iterator[HeadValues | ScoreError]:
+        for request in requests:
+            try:
+                yield request if isinstance(request, ScoreError) else self._values(request)
+            except ScoreError as error:
+                # The frames behind an error hold its tensors.
+                error.__traceback__ = error.__cause__ = error.__context__ = None
+                yield error
+
+    def _values(self, request: RankRequest) -> HeadValues:
+        grades = self._qrels.get(str(request.query_id), {})
+        relevance = [max(0, grades.get(document.doc_id, 0)) for document in request.documents]
+        part, relevant = part_of(str(request.query_id)), sum(grade > 0 for grade in relevance)
+        if self._part is not None and part != self._part:
+            return HeadValues(part, len(relevance), relevant, None)
+        if not relevant:
+            raise _nothing_relevant(request, bool(grades))
+        reading = _read(self._scorer, request)
+        values = {name: _finite(one, reading, relevance) for name, one in self._detectors.items()}
+        content = content_hash([request.query, [(d.title, d.text) for d in request.documents], relevance])
+        return HeadValues(part, len(relevance), relevant, values, reading.prompt_tokens, content)
+
+
+def _read(scorer: Scorer, request: RankRequest) -> Reading:
+    with out_of_memory_as_error():
+        return scorer.read(request.query, request.documents)
+
+
+def _finite(detector: Detector, reading: Reading, relevance: Sequence[int]) -> list[float]:
+    values = detector.head_values(reading, relevance)
+    if not bool(torch.isfinite(values).all()):
+        raise ScoreError(
+            "non_finite",
+            "values of heads: expected finite numbers, got NaN or infinity. Run again with dtype=float32.",
+            stage="score",
+        )
+    return [float(value) for value in values.cpu()]
+
+
+def _nothing_relevant(request: RankRequest, judged: bool) -> ScoreError:
+    what = "none of those that the judgements name is among them" if judged else "the judgements name none"
+    return ScoreError(
+        "nothing_relevant",
+        f"candidates: expected one that is relevant to the query, {what}. Add it to the candidates or to the qrels.",
+        stage="validate",
+        query_id=request.query_id,
+    )
