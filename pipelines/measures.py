@@ -66,6 +66,14 @@ def evaluate(
     return Evaluation(per_query, {measure: fmean(by_query.values()) for measure, by_query in per_query.items()})
 
 
+def ndcg_of(scores: Sequence[float], relevance: Sequence[int], cutoff: int) -> float:
+    """nDCG of one list by falling score, as :func:`evaluate` computes it; equal scores stay in the order given."""
+    judged = {str(place): grade for place, grade in enumerate(relevance)}
+    ranked = sorted(range(len(scores)), key=lambda place: -scores[place])
+    measure = f"ndcg@{cutoff}"
+    return evaluate({"query": judged}, {"query": [str(place) for place in ranked]}, (measure,)).means[measure]
+
+
 def reciprocal_rank_fusion(rankings: Sequence[Sequence[str]], k: int = 60) -> list[str]:
     """Fuse rankings of one query: a document's score is the sum of 1 / (k + rank) over the rankings that hold it.
 

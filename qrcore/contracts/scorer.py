@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qrcore.errors import ScoreError
 from qrcore.heads import Head, HeadSet
-from qrcore.records import Document, Ranking, RankRequest, ScorerIdentity, Span
+from qrcore.records import Document, Order, Ranking, RankRequest, ScorerIdentity, Span
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,6 +49,14 @@ class Scorer(Protocol):
     def score_heads(self, query: str, docs: Sequence[Document]) -> Tensor: ...
 
     def read(self, query: str, docs: Sequence[Document]) -> Reading: ...
+
+    def score_reading(self, reading: Reading, heads: Sequence[Head]) -> list[float]:
+        """Scores of the documents of a reading, in the order given, as a scorer of ``heads`` alone would give them."""
+        ...
+
+    def variant(self, heads: HeadSet | None = None, order: Order | None = None) -> Scorer:
+        """The same model with other heads of the layers that it holds, or another order of documents."""
+        ...
 
     def rank(self, query: str, docs: Sequence[Document]) -> Ranking: ...
 

@@ -7,7 +7,7 @@ its tokens, summed over the chosen heads, minus the same for an empty query, wit
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from qrcore.attention.read import Suffix, read_attention
 from qrcore.contracts.method import Method, Needs
 from qrcore.contracts.scorer import Reading
-from qrcore.errors import ScoreError
+from qrcore.errors import HeadSetError, ScoreError
 from qrcore.heads import Head, HeadSet, unique_heads
 from qrcore.models import LoadedModel, out_of_memory_as_error, setup_sha256, weights_sha256
 from qrcore.ordering import prompt_order
@@ -107,6 +107,36 @@ class QRHeadScorer:
         check_request(request)
         return self._read(request)
 
+    def score_reading(self, reading: Reading, heads: Sequence[Head]) -> list[float]:
+        """Scores of the documents of a reading, in the order given, as a scorer of ``heads`` alone would give them; a
+        head that is named twice counts twice. Raises :class:`ScoreError` for scores that are no numbers."""
+        places = [reading.heads.index(head) for head in heads]
+        scores = pool_documents(self._calibrated(reading)[places].sum(dim=0), reading.document_spans)
+        if not bool(torch.isfinite(scores).all()):
+            raise ScoreError(
+                "non_finite",
+                f"scores: expected finite numbers, got NaN or infinity in {self.model.model.dtype}. "
+                "Run again with dtype=float32.",
+                stage="score",
+            )
+        values: list[float] = scores.tolist()
+        return values
+
+    def variant(self, heads: HeadSet | None = None, order: Order | None = None) -> QRHeadScorer:
+        """The same loaded model with other heads of the layers that it holds, or another order of documents.
+
+        Raises :class:`HeadSetError` for heads that are not there.
+        """
+        chosen = heads or self.heads
+        chosen.check_fits(self.model.source.shape)
+        if chosen.depth > self.model.depth:
+            raise HeadSetError(
+                f"head set {chosen.name!r}: expected heads of the {self.model.depth} layers that are loaded, got some "
+                f"in layer {chosen.depth - 1}. Load a scorer of the deepest set first."
+            )
+        settings = replace(self.settings, order=order or self.settings.order)
+        return QRHeadScorer(self.model, chosen, settings, self.warnings)
+
     def rank(self, query: str, docs: Sequence[Document]) -> Ranking:
         """The documents best first, every one exactly once. Raises :class:`ScoreError`."""
         return self._rank(RankRequest(query, tuple(docs)))
@@ -142,16 +172,7 @@ class QRHeadScorer:
     def _score(self, request: RankRequest) -> tuple[list[float], int]:
         check_request(request)
         reading = self._read(request)
-        weights = [reading.heads.index(head) for head in self.heads.head_list]  # a head listed twice counts twice
-        scores = pool_documents(self._calibrated(reading)[weights].sum(dim=0), reading.document_spans)
-        if not bool(torch.isfinite(scores).all()):
-            raise ScoreError(
-                "non_finite",
-                f"scores: expected finite numbers, got NaN or infinity in {self.model.model.dtype}. "
-                "Run again with dtype=float32.",
-                stage="score",
-            )
-        return scores.tolist(), reading.prompt_tokens
+        return self.score_reading(reading, self.heads.head_list), reading.prompt_tokens
 
     def _calibrated(self, reading: Reading) -> Tensor:
         return calibrate(reading.query_attention, reading.null_attention, self.settings.calibration_weight)

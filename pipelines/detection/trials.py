@@ -1,0 +1,206 @@
+"""The actor's part of proving a choice: many head sets on the same queries, most of them from one reading.
+
+Queries of the test part only. Every set ranks the candidates of a query; what is kept is nDCG@10 and whether the most
+relevant candidate stands above the longest of the others. The chosen set is read in further orders of the documents,
+too, because where a document stands in the prompt matters.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+
+from pipelines.actors import open_scorer, request_of, unit_metrics
+from pipelines.labels import Qrels
+from pipelines.measures import ndcg_of
+from pipelines.rows import Row, Source, query_id_of, read_input_rows
+from pipelines.schemas import ERROR, SCHEMA_VERSION, SCHEMA_VERSION_KEY, SOURCE
+from pipelines.scorers import ScorerSettings
+from pipelines.splits import Part, part_of
+from pipelines.units import UnitRows
+from pipelines.work import UnitMetrics
+from qrcore.contracts.scorer import Reading, Scorer
+from qrcore.errors import ScoreError
+from qrcore.heads import Head, HeadSet, parse_head
+from qrcore.models import out_of_memory_as_error
+from qrcore.records import Order, RankRequest
+
+#: The candidates as the first stage has them, measured beside the head sets.
+FIRST_STAGE: Final = "first-stage"
+CUTOFF: Final = 10
+
+_TRIAL: Final = pa.struct(
+    [
+        pa.field("head_set", pa.string()),
+        pa.field("order", pa.string()),
+        pa.field("ndcg_10", pa.float32()),
+        pa.field("above_longest", pa.bool_()),
+        pa.field("gold_place", pa.float32()),
+    ]
+)
+#: One row a query. ``gold_place``: where the most relevant candidate (the first of several) stands in the prompt, 0
+#: first, 1 last; ``above_longest``: whether it is ranked above the longest other candidate, null without others.
+TRIALS_SCHEMA: Final = pa.schema(
+    [
+        pa.field("query_id", pa.string()),
+        pa.field("part", pa.string()),
+        pa.field("trials", pa.list_(_TRIAL)),
+        pa.field("prompt_tokens", pa.int64()),
+        pa.field("source", SOURCE),
+        pa.field("error", ERROR),
+    ],
+    metadata={SCHEMA_VERSION_KEY: SCHEMA_VERSION.encode()},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSettings:
+    """The scorer that reads, each set's heads by name, and which sets are read in which order of the documents."""
+
+    scorer: ScorerSettings
+    sets: Mapping[str, tuple[str, ...]]
+    orders: Mapping[Order, tuple[str, ...]]
+    part: Part | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One set on one query."""
+
+    head_set: str
+    order: str
+    ndcg_10: float
+    above_longest: bool | None
+    gold_place: float
+
+
+@dataclass(frozen=True, slots=True)
+class QueryTrials:
+    """All sets on one query; ``trials`` is None for a query that the choice was made on."""
+
+    part: Part
+    trials: tuple[Trial, ...] | None
+    prompt_tokens: int = 0
+
+
+class TrialWorker:
+    """See :class:`pipelines.work.UnitWorker`; rows are those of :data:`TRIALS_SCHEMA`."""
+
+    def __init__(self, settings: TrialSettings, qrels: Qrels) -> None:
+        self._settings = settings
+        self._qrels = qrels
+        self._heads = {name: tuple(map(parse_head, heads)) for name, heads in settings.sets.items()}
+        loaded = open_scorer(settings.scorer)
+        self._scorers = {
+            order: loaded.variant(_union(order, [self._heads[name] for name in names]), order)
+            for order, names in settings.orders.items()
+        }
+
+    def answer(self, unit: UnitRows) -> tuple[pa.Table, UnitMetrics]:
+        """The unit's output rows in input order, and what they took."""
+        started = time.time()
+        input_rows = read_input_rows(unit.table)
+        answers = list(self._answers([request_of(row, unit, place) for place, row in enumerate(input_rows)]))
+        rows = [
+            _row(query_id_of(row), answer, Source(unit.uri, unit.first_row + place))
+            for place, (row, answer) in enumerate(zip(input_rows, answers, strict=True))
+        ]
+        errors = [answer for answer in answers if isinstance(answer, ScoreError)]
+        tokens = sum(answer.prompt_tokens for answer in answers if isinstance(answer, QueryTrials))
+        return pa.Table.from_pylist(rows, schema=TRIALS_SCHEMA), unit_metrics(len(rows), errors, tokens, started)
+
+    def _answers(self, requests: Sequence[RankRequest | ScoreError]) -> Iterator[QueryTrials | ScoreError]:
+        for request in requests:
+            try:
+                yield request if isinstance(request, ScoreError) else self._trials(request)
+            except ScoreError as error:
+                # The frames behind an error hold its tensors.
+                error.__traceback__ = error.__cause__ = error.__context__ = None
+                yield error
+
+    def _trials(self, request: RankRequest) -> QueryTrials:
+        part = part_of(str(request.query_id))
+        if self._settings.part is not None and part != self._settings.part:
+            return QueryTrials(part, None)
+        relevance = _relevance(request, self._qrels)
+        trials: list[Trial] = []
+        tokens = 0
+        for order, scorer in self._scorers.items():
+            reading = _read(scorer, request)
+            tokens += reading.prompt_tokens
+            judge = _Judge(request, reading, relevance, order)
+            if not trials:
+                places = [-place for place in range(len(request.documents))]
+                trials.append(judge(FIRST_STAGE, list(map(float, places))))
+            for name in self._settings.orders[order]:
+                trials.append(judge(name, scorer.score_reading(reading, self._heads[name])))
+        return QueryTrials(part, tuple(trials), tokens)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Judge:
+    """Measures scores of one query's documents in one prompt."""
+
+    request: RankRequest
+    reading: Reading
+    relevance: Sequence[int]
+    order: str
+
+    def __call__(self, head_set: str, scores: Sequence[float]) -> Trial:
+        best = self.relevance.index(max(self.relevance))
+        places = {document: place for place, document in enumerate(self.reading.prompt_order)}
+        return Trial(
+            head_set=head_set,
+            order=self.order,
+            ndcg_10=ndcg_of(scores, self.relevance, CUTOFF),
+            above_longest=self._above_longest(scores, best),
+            gold_place=places[best] / max(1, len(scores) - 1),
+        )
+
+    def _above_longest(self, scores: Sequence[float], best: int) -> bool | None:
+        spans = self.reading.document_spans
+        others = [place for place, grade in enumerate(self.relevance) if not grade]
+        if not others:
+            return None
+        longest = max(others, key=lambda place: spans[place].stop - spans[place].start)
+        return scores[best] > scores[longest]
+
+
+def _relevance(request: RankRequest, qrels: Qrels) -> list[int]:
+    grades = qrels.get(str(request.query_id), {})
+    relevance = [max(0, grades.get(document.doc_id, 0)) for document in request.documents]
+    if not any(relevance):
+        raise ScoreError(
+            "nothing_relevant",
+            "candidates: expected one that is relevant to the query, got none. Add it to the candidates or the qrels.",
+            stage="validate",
+            query_id=request.query_id,
+        )
+    return relevance
+
+
+def _read(scorer: Scorer, request: RankRequest) -> Reading:
+    with out_of_memory_as_error():
+        return scorer.read(request.query, request.documents)
+
+
+def _union(name: str, sets: Sequence[Sequence[Head]]) -> HeadSet:
+    heads = sorted({head for one in sets for head in one})
+    return HeadSet(name=name, heads=tuple(map(str, heads)))
+
+
+def _row(query_id: str | None, answer: QueryTrials | ScoreError, source: Source) -> Row:
+    row: Row = dict.fromkeys(TRIALS_SCHEMA.names)
+    row |= {"query_id": query_id, "source": {"uri": source.uri, "row": source.row}}
+    if isinstance(answer, ScoreError):
+        row["error"] = {"code": answer.code, "kind": answer.kind, "message": str(answer), "stage": answer.stage}
+        return row
+    row |= {"part": answer.part, "prompt_tokens": answer.prompt_tokens}
+    if answer.trials is not None:
+        names = _TRIAL.names
+        row["trials"] = [{name: getattr(trial, name) for name in names} for trial in answer.trials]
+    return row
