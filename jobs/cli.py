@@ -121,6 +121,54 @@ def _demo(output: str, questions: str, split: str | None) -> int:
     return exit_code(result.run.manifest.failed, len(result.run.manifest.skipped_files))
 
 
+@app.command()
+def detect(
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="Parquet file, folder or run; repeatable.")
+    ] = None,
+    qrels: Annotated[str | None, typer.Option(help="Judgements: which candidates are relevant.")] = None,
+    output: Annotated[str | None, typer.Option(help="Folder of runs, local or s3://.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model folder, hub id, 'embedded' or 'embedded-gqa'.")] = None,
+    method: Annotated[str | None, typer.Option(help="The method that chooses: qrscore, ndcg or core.")] = None,
+    top: Annotated[int | None, typer.Option(help="Heads to choose.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Prompt format: auto, chat, plain or a name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run and of the head set.")] = None,
+    config: Annotated[str | None, typer.Option(help="YAML file with all settings.")] = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="section.field=value; repeatable.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Find the retrieval heads of a model on labelled examples, and prove the choice on others."""
+    flags = {
+        "input.uris": inputs or None,
+        "qrels": qrels,
+        "output.uri": output,
+        "model.id": model,
+        "methods.method": method,
+        "methods.top": top,
+        "reading.prompt": prompt,
+        "name": name,
+    }
+    raise typer.Exit(_guarded(lambda: _detect(config, flags, assignments or []), debug))
+
+
+def _detect(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
+    from jobs.console import ConsoleObserver, show_result
+    from jobs.detect import detect as run_detection
+    from jobs.detect_config import DetectConfig
+    from jobs.head_tables import show_detected
+    from jobs.native_output import native_stderr_held
+
+    config = validate(DetectConfig, _gather(config_file, flags, assignments))
+    console = Console()
+    with native_stderr_held(), ConsoleObserver(console) as observer:
+        detected = run_detection(config, observer)
+    show_detected(console, detected)
+    show_result(console, detected.found)
+    show_result(console, detected.proved)
+    manifests = (detected.found.manifest, detected.proved.manifest)
+    return exit_code(sum(one.failed for one in manifests), sum(len(one.skipped_files) for one in manifests))
+
+
 @app.command("train-embedded")
 def train_embedded(
     inputs: Annotated[list[str] | None, typer.Option("--input", help="Parquet text shards; repeatable.")] = None,

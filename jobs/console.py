@@ -18,6 +18,10 @@ _LINE_EVERY_S: Final = 10.0
 _TRAINING_HEAD: Final = "done  stage                 tokens      time   loss   copy  index  heads  yes/no"
 
 
+#: Side files that are told of, by what they are called there.
+_TOLD: Final = {"heads": "headset.json", "scores": "head_scores.parquet", "report": "report.html"}
+
+
 def show_line(console: Console, *parts: str | tuple[str, str]) -> None:
     """Print one line of plain texts and (text, style) pairs: brackets and colons in them are no markup."""
     console.print(Text.assemble(*parts), soft_wrap=True)
@@ -149,6 +153,7 @@ def show_result(console: Console, result: RunResult, qrels: str | None = None) -
         show_line(console, f"  skipped files: {len(manifest.skipped_files)} (named in the manifest)")
     if result.already_committed and qrels:
         show_line(console, "  the report of the first commit stands: judgements given now were not added to it")
-    report = next(path for path in manifest.side_files if path.endswith("report.html"))
-    for label, path in (("run", ""), ("manifest", "_manifest.json"), ("report", report)):
+    files = {"run": "", "manifest": "_manifest.json"}
+    files |= {label: path for path in manifest.side_files for label, name in _TOLD.items() if path.endswith(f"/{name}")}
+    for label, path in files.items():
         show_line(console, f"  {label:9}{result.run_uri}/{path}".rstrip("/"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.table import Table
 from jobs.console import show_line
 
 if TYPE_CHECKING:
+    from jobs.detect import Detected
     from jobs.heads import Fit
     from qrcore.heads import Head, HeadSet, HeadSetComparison
 
@@ -55,6 +56,57 @@ def show_comparison(console: Console, first: HeadSet, second: HeadSet, found: He
         show_line(console, (head_set.name, "bold"), f"  {len(head_set.heads)} heads, {head_set.depth} layers are run")
         show_line(console, f"  alone     {len(alone)}: {_listed(alone)}")
         show_line(console, f"  by layer  {_by_layer(head_set.head_list)}")
+
+
+def show_detected(console: Console, detected: Detected) -> None:
+    """The chosen heads with their scores, what they were compared with, and what to beware of."""
+    heads, findings, proof = detected.head_set, detected.findings, detected.proof
+    used = findings["examples"]["used"]
+    show_line(console, (heads.id, "bold"), f"  {len(heads.heads)} heads by {heads.method} on {used} examples")
+    table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False)
+    for name, justify in (
+        ("head", "left"),
+        ("score", "right"),
+        ("95 % interval", "right"),
+        ("kept in halves", "right"),
+    ):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    stable = findings["methods"][heads.method]["stability"]
+    for head, score, (low, high) in zip(heads.heads, heads.scores or (), heads.intervals or (), strict=True):
+        kept = f"{stable['kept'][head]:.0%}" if stable else _NOT_RECORDED
+        table.add_row(head, f"{score:.4f}", f"[{low:.4f}, {high:.4f}]", kept)
+    console.print(table)
+    _show_proof(console, proof)
+    for warning in findings["warnings"]:
+        show_line(console, ("warning", "yellow"), f"  {warning}")
+
+
+def _show_proof(console: Console, proof: dict[str, Any]) -> None:
+    if not proof["queries"]:
+        show_line(
+            console, ("warning", "yellow"), "  no other query with a relevant candidate: nothing proves the choice"
+        )
+        return
+    seen = "the same queries, which prove little" if proof["seen_by_the_choice"] else "other queries"
+    show_line(console, f"on {proof['queries']} {seen}, documents {proof['order'].replace('_', ' ')}")
+    table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False)
+    table.add_column("heads", no_wrap=True)
+    for name in ("nDCG@10", "chosen - it (95 % interval)", ""):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for one in proof["sets"]:
+        minus = one["chosen_minus"]
+        difference = f"{minus['mean']:+.3f} [{minus['low']:+.3f}, {minus['high']:+.3f}]"
+        own = one["name"] == proof["sets"][0]["name"]
+        table.add_row(
+            one["name"], f"{one['ndcg_10']['mean']:.3f}", "" if own else difference, "" if own else _verdict(minus)
+        )
+    console.print(table)
+
+
+def _verdict(difference: dict[str, float]) -> str:
+    if difference["low"] > 0:
+        return "above it"
+    return "below it" if difference["high"] < 0 else "not distinguishable"
 
 
 def _listed(heads: Sequence[Head]) -> str:

@@ -8,11 +8,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from jobs.config import RerankConfig
+from jobs.config import RerankConfig, StorageConfig
 from jobs.settings import flatten
 from qrcore.shipped import EMBEDDED_MODELS
 
 if TYPE_CHECKING:
+    from jobs.detect_config import DetectConfig
     from pipelines.rerank import RerankSettings
     from pipelines.run import Observer, RunResult, RunSettings
 
@@ -31,15 +32,20 @@ def rerank(config: RerankConfig, observer: Observer) -> RunResult:
 def for_every_node(config: RerankConfig, environment: Mapping[str, str]) -> RerankConfig:
     """The same configuration for processes that have another working directory and another environment."""
     model = config.model.model_copy(
-        update={"id": _absolute_folder(config.model.id), "heads": _absolute_file(config.model.heads)}
+        update={"id": absolute_model(config.model.id), "heads": _absolute_file(config.model.heads)}
     )
-    named = (environment[name] for name in _ENDPOINT_NAMES if environment.get(name))
-    endpoint = config.storage.endpoint_url or next(named, None)
-    storage = config.storage.model_copy(update={"endpoint_url": endpoint})
+    storage = with_endpoint(config.storage, environment)
     return config.model_copy(update={"model": model, "storage": storage})
 
 
-def _absolute_folder(model: str) -> str:
+def with_endpoint(storage: StorageConfig, environment: Mapping[str, str]) -> StorageConfig:
+    """The same settings with the endpoint that the environment names, if they name none."""
+    named = (environment[name] for name in _ENDPOINT_NAMES if environment.get(name))
+    return storage.model_copy(update={"endpoint_url": storage.endpoint_url or next(named, None)})
+
+
+def absolute_model(model: str) -> str:
+    """A model's folder from the root on; names and hub ids as they are."""
     return str(Path(model).absolute()) if model not in EMBEDDED_MODELS and Path(model).is_dir() else model
 
 
@@ -65,7 +71,7 @@ def pipeline_settings(config: RerankConfig, environment: Mapping[str, str] = Map
     scoring = config.scoring.model_dump(exclude={"order"})
     model = config.model
     return RerankSettings(
-        run=_run_settings(config, affecting_output),
+        run=run_settings(config, affecting_output),
         scorer=ScorerSettings(
             model=model.id,
             revision=model.revision,
@@ -82,7 +88,8 @@ def pipeline_settings(config: RerankConfig, environment: Mapping[str, str] = Map
     )
 
 
-def _run_settings(config: RerankConfig, affecting_output: dict[str, Any]) -> RunSettings:
+def run_settings(config: RerankConfig | DetectConfig, affecting_output: dict[str, Any]) -> RunSettings:
+    """What every run is told, from the sections that all jobs have."""
     from pipelines.cluster import ClusterSettings
     from pipelines.run import RunSettings
     from pipelines.storage import StorageOptions

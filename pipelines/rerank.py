@@ -60,7 +60,7 @@ class RerankJob:
     def identity(self, facts: ScorerIdentity) -> dict[str, Any]:
         return scorer_identity(self.settings.run.affecting_output, facts)
 
-    def order(self, surveys: Sequence[FileSurvey]) -> str:
+    def order(self, surveys: Sequence[FileSurvey], facts: ScorerIdentity) -> str:
         if self.settings.order != "auto":
             return self.settings.order
         return "reversed" if any(survey.has_first_stage for survey in surveys) else "as_given"
@@ -79,5 +79,5 @@ class RerankJob:
         scorer = replace(scorer, on_mismatch="ignore")
         return partial(ranking_worker, scorer, plan.output_schema)
 
-    def side_files(self, plan: Plan) -> SideFiles:
+    def side_files(self, plan: Plan, facts: ScorerIdentity) -> SideFiles:
         return SideFiles(plan, SideFileSettings(self.settings.qrels, self.qrels, self.settings.run.storage))

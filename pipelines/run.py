@@ -87,7 +87,7 @@ class Job(Protocol[Facts]):
         """What decides the output besides inputs and code: settings, and what names in them came to."""
         ...
 
-    def order(self, surveys: Sequence[FileSurvey]) -> str:
+    def order(self, surveys: Sequence[FileSurvey], facts: Facts) -> str:
         """How documents stand in the prompt."""
         ...
 
@@ -103,7 +103,7 @@ class Job(Protocol[Facts]):
         """What makes a worker in an actor; travels there."""
         ...
 
-    def side_files(self, plan: Plan) -> SideFileWriter:
+    def side_files(self, plan: Plan, facts: Facts) -> SideFileWriter:
         """What is put beside the data at the commit."""
         ...
 
@@ -194,7 +194,7 @@ class _Run(Generic[Facts]):
         references = [task.remote(file, settings.storage) for file in self.files]
         surveys: list[FileSurvey] = [get(reference) for reference in references]
         usable, skipped = usable_surveys(surveys, skip_bad_files=settings.skip_bad_files)
-        order = self.job.order(usable)
+        order = self.job.order(usable, self.facts)
         schema, carried = self.job.output_schema(usable)
         return Plan(
             run_id=self.identity.run_id,
@@ -238,7 +238,7 @@ class _Run(Generic[Facts]):
     def _commit(self, plan: Plan, resumed: bool, write_seconds: dict[str, float]) -> Manifest:
         check_complete(plan, find_done(self.storage, self.uri))
         driver = uuid.uuid4().hex
-        side_files = self.job.side_files(plan)
+        side_files = self.job.side_files(plan, self.facts)
         stored = read_back(plan, self.uri, self.settings.storage)
         objects = [unit.entry for unit in side_files.watch(stored)]
         check_balanced(plan, objects)

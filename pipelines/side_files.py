@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from pipelines.commit import StoredUnit
 from pipelines.inputs import read_rows
@@ -27,6 +28,36 @@ class SideFileSettings:
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
+def read_side_file(run_uri: str, side_files: Sequence[str], name: str, options: StorageOptions) -> dict[str, Any]:
+    """A JSON side file of a committed run, by its name."""
+    path = next(path for path in side_files if path.endswith(f"/{name}"))
+    content: dict[str, Any] = json.loads(Storage(run_uri, options).read(join(run_uri, path)))
+    return content
+
+
+class ErrorLines:
+    """Rows that failed, as JSON lines; on disk, because there may be as many as rows."""
+
+    def __init__(self) -> None:
+        self._lines = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
+
+    def add(self, stored: StoredUnit) -> None:
+        """Take in the failed rows of a unit."""
+        if not stored.entry.failed:
+            return
+        for row in stored.answers.select(["query_id", "source", "error"]).to_pylist():
+            if row["error"] is not None:
+                self._lines.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+    def write(self, storage: Storage, run_uri: str, folder: str) -> str:
+        """Put them as ``errors.jsonl`` into a folder of the run; the path within the run."""
+        path = f"{folder}/errors.jsonl"
+        self._lines.seek(0)
+        storage.create_from_file(join(run_uri, path), self._lines)
+        self._lines.close()
+        return path
+
+
 class SideFiles:
     """Collects what the side files say while units stream by; see :meth:`watch` and :meth:`write`."""
 
@@ -34,20 +65,14 @@ class SideFiles:
         self._plan = plan
         self._settings = settings
         self._report = ReportBuilder(plan, settings.qrels)
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
+        self._errors = ErrorLines()
 
     def watch(self, units: Iterable[StoredUnit]) -> Iterator[StoredUnit]:
         """The same units, taken note of."""
         for stored in units:
             self._report.add(stored)
-            if stored.entry.failed:
-                self._add_errors(stored)
+            self._errors.add(stored)
             yield stored
-
-    def _add_errors(self, stored: StoredUnit) -> None:
-        for row in stored.answers.select(["query_id", "source", "error"]).to_pylist():
-            if row["error"] is not None:
-                self._errors.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
     def write(
         self, storage: Storage, run_uri: str, driver: str, resumed: bool, write_s: Mapping[str, float]
@@ -63,17 +88,15 @@ class SideFiles:
             qrels_uri=self._settings.qrels_uri,
         )
         report = self._report.finish(facts, self._query_texts)
-        self._errors.seek(0)
         folder = f"commit/{driver}"
-        storage.create_from_file(join(run_uri, folder, "errors.jsonl"), self._errors)
-        self._errors.close()
+        errors = self._errors.write(storage, run_uri, folder)
         contents = {
             "report.json": report.model_dump_json(indent=1).encode(),
             "report.html": render_report(report).encode(),
         }
         for name, data in contents.items():
             storage.create(join(run_uri, folder, name), data)
-        return [f"{folder}/{name}" for name in ("errors.jsonl", *contents)]
+        return [errors, *(f"{folder}/{name}" for name in contents)]
 
     def _query_texts(self, rows: Mapping[str, tuple[str, int]]) -> dict[str, str]:
         files = {file.uri: file.info for file in self._plan.files}

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.detection.choice import Choice
 from pipelines.detection.rows import head_score_rows
 from pipelines.identity import content_hash
 from qrcore.detection import HeadScore, Stability, choose_heads, head_scores, stability
@@ -81,15 +82,6 @@ class Found:
     scores: tuple[HeadScore, ...]
     chosen: tuple[HeadScore, ...]
     stability: Stability | None
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """How heads are chosen from scores: see :func:`qrcore.detection.choose_heads`."""
-
-    top: int
-    max_layer: int | None
-    seed: int
 
 
 def find(examples: Examples, method: str, settings: Mapping[str, Any], choice: Choice) -> Found:

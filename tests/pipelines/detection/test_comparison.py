@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipelines.detection.choice import Choice
 from pipelines.detection.comparison import Trials, by_place, compare_sets, draws
-from pipelines.detection.found import Choice, Examples, Found, find
+from pipelines.detection.found import Examples, Found, find
 from pipelines.detection.rivals import rivals
 from pipelines.detection.rows import HEAD_VALUES_SCHEMA, HeadValues, row_from_values
 from pipelines.detection.trials import TRIALS_SCHEMA

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.detection.choice import Choice
 from pipelines.detection.found import (
-    Choice,
     Examples,
     Found,
     Origin,

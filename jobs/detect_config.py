@@ -1,0 +1,100 @@
+"""The configuration of ``qrbatch detect``: one YAML file, every field documented."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from jobs.config import ActorsConfig, ClusterConfig, OutputConfig, StorageConfig, UnitsConfig
+from jobs.settings import Section, setting
+
+
+class ExamplesConfig(Section):
+    """What goes in."""
+
+    uris: tuple[str, ...] = setting(
+        ...,
+        "Parquet files, folders of them, or committed runs; local paths or s3://.",
+        affects_output=False,
+        flag="--input",
+        min_length=1,
+    )
+    on_bad_file: Literal["fail", "skip"] = setting(
+        "fail", "What to do with a file that does not follow the input schema.", affects_output=True
+    )
+
+
+class DetectModelConfig(Section):
+    """Which model heads are found in."""
+
+    id: str = setting("embedded", "A model folder, a hub id, 'embedded' or 'embedded-gqa'.", affects_output=True)
+    revision: str | None = setting(None, "Revision of a hub model.", affects_output=True)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto", "Precision of the weights; auto: float32 on CPU, the checkpoint's on GPU.", affects_output=True
+    )
+    device: str = setting("auto", "auto, cpu, cuda or cuda:N as the actor sees it.", affects_output=True)
+
+
+class ReadingConfig(Section):
+    """How attention is read."""
+
+    prompt: str = setting("auto", "Prompt format: auto, chat, plain or a family's name.", affects_output=True)
+    null_query: str = setting("N/A", "The query that scores are calibrated against.", affects_output=True)
+    calibration_weight: float = setting(1.0, "Weight of the calibration; 0 switches it off.", affects_output=True, ge=0)
+    query_span: Literal["official", "query"] = setting(
+        "official", "Rows that attention is read from: the published code's, or the query's own.", affects_output=True
+    )
+    order: Literal["auto", "as_given", "reversed", "shuffled"] = setting(
+        "auto", "Documents in the prompt; auto: as the authors of the method have them.", affects_output=True
+    )
+    allow_sliding_window: bool = setting(False, "Read prompts longer than the window of a layer.", affects_output=True)
+
+
+class MethodsConfig(Section):
+    """How heads are judged, and how many are chosen."""
+
+    method: Literal["qrscore", "ndcg", "core"] = setting(
+        "qrscore", "The method that chooses; the others are compared with it.", affects_output=True, flag="--method"
+    )
+    top: int = setting(16, "Heads to choose.", affects_output=True, flag="--top", gt=0)
+    max_layer: int | None = setting(
+        None, "Deepest layer to choose from, counted from 0: a budget of depth.", affects_output=True, ge=0
+    )
+    ndcg_cutoff: int = setting(10, "Ranks that count for ndcg.", affects_output=True, gt=0)
+    core_temperature: float = setting(
+        0.001, "Temperature of core; its authors used 0.001 and 0.1.", affects_output=True, gt=0
+    )
+    seed: int = setting(0, "Seed of resampling and of random heads.", affects_output=True, ge=0)
+
+
+class DetectConfig(Section):
+    """Everything ``qrbatch detect`` can be told."""
+
+    name: str = setting(
+        "detect",
+        "Name of the run and of the head set: a-z, 0-9, '.', '_', '-'.",
+        affects_output=False,
+        flag="--name",
+        expected="1 to 64 characters of a-z, 0-9, '.', '_' and '-'",
+        pattern=r"^[a-z0-9._-]{1,64}$",
+    )
+    input: ExamplesConfig
+    output: OutputConfig
+    qrels: str = setting(..., "Judgements (Parquet).", affects_output=False, flag="--qrels")
+    dataset_id: str = setting("not stated", "Name of the data, kept with the head set.", affects_output=True)
+    contamination: str | None = setting(
+        None, "What the choice has seen that must not be used to prove it.", affects_output=True
+    )
+    part: Literal["dev", "all"] = setting(
+        "dev",
+        "Queries to find heads on: 40 % of the ids, the others prove the choice; all: proved on what it has seen.",
+        affects_output=True,
+    )
+    model: DetectModelConfig = Field(default_factory=DetectModelConfig)
+    reading: ReadingConfig = Field(default_factory=ReadingConfig)
+    methods: MethodsConfig = Field(default_factory=MethodsConfig)
+    units: UnitsConfig = Field(default_factory=UnitsConfig)
+    actors: ActorsConfig = Field(default_factory=ActorsConfig)
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+    storage: StorageConfig = Field(default_factory=StorageConfig)

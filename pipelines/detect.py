@@ -1,0 +1,212 @@
+"""Find heads on labelled examples: what this job adds to the steps of a run.
+
+All heads of every example of one part of the queries are read once; the commit writes scores of heads, the head set
+and its evidence. The queries of the other part are left for proving the choice (:mod:`pipelines.prove`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, Literal
+
+import pyarrow as pa
+
+from pipelines.commit import StoredUnit
+from pipelines.detection.choice import Choice
+from pipelines.detection.found import Examples, Found, Origin, find, head_score_table, head_set
+from pipelines.detection.report import detection_report
+from pipelines.detection.rivals import rivals
+from pipelines.detection.rows import HEAD_VALUES_SCHEMA
+from pipelines.identity import code_version, content_hash
+from pipelines.inputs import FileSurvey
+from pipelines.labels import Qrels, load_qrels
+from pipelines.plan import Plan
+from pipelines.prove import ProveSettings
+from pipelines.run import Observer, RunResult, RunSettings, run_job
+from pipelines.scorers import ScorerSettings, on_requested_device, scorer_identity, scorer_record
+from pipelines.side_files import ErrorLines, read_side_file
+from pipelines.splits import Part
+from pipelines.storage import Storage, join
+from pipelines.work import UnitWorker
+from qrcore.heads import HeadSet, ModelShape
+from qrcore.records import Order, ScorerIdentity
+
+JOB: Final = "detect"
+HEAD_SET_FILE: Final = "headset.json"
+HEAD_SCORES_FILE: Final = "head_scores.parquet"
+REPORT_FILE: Final = "report.json"
+
+
+@dataclass(frozen=True, slots=True)
+class DetectSettings:
+    """Everything that finding heads is told.
+
+    ``scorer`` reads all heads; ``methods`` with their settings, of which ``method`` chooses and the others are
+    compared with it; ``order=auto``: the one that the choosing method's authors use, else as given; ``part``: the
+    queries to find heads on, None for all; ``dataset_id`` and ``contamination`` are kept with the head set.
+    """
+
+    run: RunSettings
+    scorer: ScorerSettings
+    method: str
+    methods: Mapping[str, Mapping[str, Any]]
+    choice: Choice
+    order: Literal["auto", "as_given", "reversed", "shuffled"]
+    part: Part | None
+    qrels: str
+    dataset_id: str
+    contamination: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DetectFacts:
+    """What loading the model told, and in which order documents stand in prompts."""
+
+    scorer: ScorerIdentity
+    shape: ModelShape
+    order: Order
+
+
+def run(settings: DetectSettings, observer: Observer) -> RunResult:
+    """Plan, work and commit; run again after any interruption to go on where it stopped.
+
+    Raises errors of :mod:`qrcore.errors`: :class:`InputError` if no example can be used,
+    :class:`IncompleteRunError` where the same command resumes.
+    """
+    qrels = load_qrels(settings.qrels, settings.run.storage)
+    scorer = replace(on_requested_device(settings.scorer, settings.run.pool), heads="all")
+    return run_job(DetectJob(replace(settings, scorer=scorer), qrels), settings.run, observer)
+
+
+def found_head_set(result: RunResult, settings: RunSettings) -> HeadSet:
+    """The head set of a committed run."""
+    content = read_side_file(result.run_uri, result.manifest.side_files, HEAD_SET_FILE, settings.storage)
+    return HeadSet.model_validate(content)
+
+
+def proof_settings(settings: DetectSettings, result: RunResult) -> ProveSettings:
+    """How the choice of a committed run is proved: on the queries of the other part or, if it saw all, on all."""
+    findings = read_side_file(result.run_uri, result.manifest.side_files, REPORT_FILE, settings.run.storage)
+    return ProveSettings(
+        run=replace(settings.run, name=f"{settings.run.name}-proof"),
+        scorer=replace(on_requested_device(settings.scorer, settings.run.pool), heads="all"),
+        sets={name: tuple(heads) for name, heads in findings["rivals"].items()},
+        order=findings["order"],
+        part="test" if settings.part else None,
+        qrels=load_qrels(settings.qrels, settings.run.storage),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DetectJob:
+    """See :class:`pipelines.run.Job`."""
+
+    settings: DetectSettings
+    qrels: Qrels
+    name: str = JOB
+
+    def probe(self) -> Callable[[], DetectFacts]:
+        return partial(_probe, self.settings.scorer, self.settings.method, self.settings.order)
+
+    def identity(self, facts: DetectFacts) -> dict[str, Any]:
+        own = {"order": facts.order, "qrels": content_hash(self.qrels)}
+        return scorer_identity(self.settings.run.affecting_output, facts.scorer) | own
+
+    def order(self, surveys: Sequence[FileSurvey], facts: DetectFacts) -> str:
+        return facts.order
+
+    def provenance(self, facts: DetectFacts, order: str) -> dict[str, Any]:
+        found = {"method": self.settings.method, "part": self.settings.part or "all"}
+        return scorer_record(replace(self.settings.scorer, order=order), facts.scorer) | {"detection": found}
+
+    def output_schema(self, surveys: Sequence[FileSurvey]) -> tuple[pa.Schema, tuple[str, ...]]:
+        return HEAD_VALUES_SCHEMA, ()
+
+    def worker(self, facts: DetectFacts, plan: Plan) -> Callable[[], UnitWorker]:
+        scorer = replace(
+            self.settings.scorer, order=facts.order, revision=facts.scorer.revision, dtype=facts.scorer.dtype
+        )
+        return partial(_worker, scorer, self.settings.methods, self.settings.part, self.qrels)
+
+    def side_files(self, plan: Plan, facts: DetectFacts) -> DetectionSideFiles:
+        return DetectionSideFiles(plan, self.settings, facts)
+
+
+def _probe(settings: ScorerSettings, method: str, order: str) -> DetectFacts:
+    from pipelines.actors import open_scorer  # torch, which the driver does not need
+    from qrcore.loading import load_method
+    from qrcore.models import open_model
+
+    usual: Any = load_method(method).needs.order or "as_given" if order == "auto" else order
+    shape = open_model(settings.model, settings.revision).shape
+    return DetectFacts(open_scorer(replace(settings, order=usual)).identity, shape, usual)
+
+
+def _worker(
+    scorer: ScorerSettings, methods: Mapping[str, Mapping[str, Any]], part: Part | None, qrels: Qrels
+) -> UnitWorker:
+    from pipelines.detection.worker import DetectorSettings, HeadValueWorker  # torch
+
+    return HeadValueWorker(DetectorSettings(scorer, methods, part), qrels)
+
+
+class DetectionSideFiles:
+    """See :class:`pipelines.run.SideFileWriter`."""
+
+    def __init__(self, plan: Plan, settings: DetectSettings, facts: DetectFacts) -> None:
+        self._plan = plan
+        self._settings = settings
+        self._facts = facts
+        self._examples = Examples(facts.shape)
+        self._errors = ErrorLines()
+
+    def watch(self, units: Iterable[StoredUnit]) -> Iterator[StoredUnit]:
+        """The same units, taken note of."""
+        for stored in units:
+            self._examples.add(stored.answers)
+            self._errors.add(stored)
+            yield stored
+
+    def write(
+        self, storage: Storage, run_uri: str, driver: str, resumed: bool, write_s: Mapping[str, float]
+    ) -> list[str]:
+        """Put errors.jsonl, the head set, scores of all heads and the report; their paths within the run."""
+        chosen, *others = self._found()
+        origin = self._origin()
+        artifact = head_set(chosen, self._examples, origin)
+        report = detection_report(artifact, chosen, others, self._examples)
+        report["order"] = self._facts.order
+        report["rivals"] = rivals(chosen, others, self._facts.shape, self._settings.choice.top)
+        contents = {
+            HEAD_SET_FILE: artifact.model_dump_json(indent=1, exclude_none=True).encode(),
+            HEAD_SCORES_FILE: head_score_table([chosen, *others], origin),
+            REPORT_FILE: json.dumps(report, indent=1).encode(),
+        }
+        folder = f"commit/{driver}"
+        for name, data in contents.items():
+            storage.create(join(run_uri, folder, name), data)
+        return [self._errors.write(storage, run_uri, folder), *(f"{folder}/{name}" for name in contents)]
+
+    def _found(self) -> list[Found]:
+        settings = self._settings
+        names = [settings.method, *(name for name in settings.methods if name != settings.method)]
+        return [find(self._examples, name, settings.methods[name], settings.choice) for name in names]
+
+    def _origin(self) -> Origin:
+        settings = self._settings
+        return Origin(
+            name=settings.run.name,
+            model_id=settings.scorer.model,
+            facts=self._facts.scorer,
+            shape=self._facts.shape,
+            dataset_id=settings.dataset_id,
+            order=self._facts.order,
+            null_query=settings.scorer.null_query,
+            calibration_weight=settings.scorer.calibration_weight,
+            query_span=settings.scorer.query_span,
+            code_version=code_version()["version"],
+            contamination=settings.contamination,
+        )

@@ -1,0 +1,144 @@
+"""Prove a choice of heads on queries that it was not made on: what this job adds to the steps of a run.
+
+Called after :mod:`pipelines.detect` on the same inputs, with the sets that the choice is compared with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+import pyarrow as pa
+
+from pipelines.commit import StoredUnit
+from pipelines.detection.comparison import Trials, by_place, compare_sets, draws
+from pipelines.detection.rivals import CHOSEN
+from pipelines.detection.trials import TRIALS_SCHEMA
+from pipelines.identity import content_hash
+from pipelines.inputs import FileSurvey
+from pipelines.labels import Qrels
+from pipelines.plan import Plan
+from pipelines.run import Observer, RunResult, RunSettings, run_job
+from pipelines.scorers import ScorerSettings, probe, scorer_identity, scorer_record
+from pipelines.side_files import ErrorLines
+from pipelines.splits import Part
+from pipelines.storage import Storage, join
+from pipelines.work import UnitWorker
+from qrcore.records import Order, ScorerIdentity
+
+JOB: Final = "prove"
+REPORT_FILE: Final = "report.json"
+#: The chosen set is read in all of these; the others in the order that it was found in.
+ORDERS: Final[tuple[Order, ...]] = ("as_given", "reversed", "shuffled")
+
+
+@dataclass(frozen=True, slots=True)
+class ProveSettings:
+    """The chosen set and its rivals by name, the order of documents that the choice was made in, the queries to rank
+    (None for all: then they are the ones that the choice was made on, and the report says so)."""
+
+    run: RunSettings
+    scorer: ScorerSettings
+    sets: Mapping[str, tuple[str, ...]]
+    order: Order
+    part: Part | None
+    qrels: Qrels
+
+    @property
+    def orders(self) -> dict[Order, tuple[str, ...]]:
+        """Which sets are read in which order of the documents."""
+        return {self.order: tuple(self.sets)} | {order: (CHOSEN,) for order in ORDERS if order != self.order}
+
+
+def run(settings: ProveSettings, observer: Observer) -> RunResult:
+    """Plan, work and commit, as every run. Raises errors of :mod:`qrcore.errors`."""
+    return run_job(ProveJob(settings), settings.run, observer)
+
+
+@dataclass(frozen=True, slots=True)
+class ProveJob:
+    """See :class:`pipelines.run.Job`."""
+
+    settings: ProveSettings
+    name: str = JOB
+
+    def probe(self) -> Callable[[], ScorerIdentity]:
+        return partial(probe, self.settings.scorer)
+
+    def identity(self, facts: ScorerIdentity) -> dict[str, Any]:
+        settings = self.settings
+        own = {"sets": {name: list(heads) for name, heads in settings.sets.items()}, "order": settings.order}
+        return scorer_identity(settings.run.affecting_output, facts) | own | {"qrels": content_hash(settings.qrels)}
+
+    def order(self, surveys: Sequence[FileSurvey], facts: ScorerIdentity) -> str:
+        return self.settings.order
+
+    def provenance(self, facts: ScorerIdentity, order: str) -> dict[str, Any]:
+        sets = {name: list(heads) for name, heads in self.settings.sets.items()}
+        return scorer_record(replace(self.settings.scorer, order=order), facts) | {"sets": sets}
+
+    def output_schema(self, surveys: Sequence[FileSurvey]) -> tuple[pa.Schema, tuple[str, ...]]:
+        return TRIALS_SCHEMA, ()
+
+    def worker(self, facts: ScorerIdentity, plan: Plan) -> Callable[[], UnitWorker]:
+        settings = self.settings
+        scorer = replace(settings.scorer, revision=facts.revision, dtype=facts.dtype)
+        return partial(_worker, scorer, dict(settings.sets), settings.orders, settings.part, settings.qrels)
+
+    def side_files(self, plan: Plan, facts: ScorerIdentity) -> ProofSideFiles:
+        return ProofSideFiles(self.settings)
+
+
+def _worker(
+    scorer: ScorerSettings,
+    sets: Mapping[str, tuple[str, ...]],
+    orders: Mapping[Order, tuple[str, ...]],
+    part: Part | None,
+    qrels: Qrels,
+) -> UnitWorker:
+    from pipelines.detection.trials import TrialSettings, TrialWorker  # torch
+
+    return TrialWorker(TrialSettings(scorer, sets, orders, part), qrels)
+
+
+class ProofSideFiles:
+    """See :class:`pipelines.run.SideFileWriter`."""
+
+    def __init__(self, settings: ProveSettings) -> None:
+        self._settings = settings
+        self._trials = Trials()
+        self._errors = ErrorLines()
+
+    def watch(self, units: Iterable[StoredUnit]) -> Iterator[StoredUnit]:
+        """The same units, taken note of."""
+        for stored in units:
+            self._trials.add(stored.answers)
+            self._errors.add(stored)
+            yield stored
+
+    def write(
+        self, storage: Storage, run_uri: str, driver: str, resumed: bool, write_s: Mapping[str, float]
+    ) -> list[str]:
+        """Put errors.jsonl and the report; their paths within the run."""
+        folder = f"commit/{driver}"
+        report = json.dumps(proof_report(self._settings, self._trials), indent=1).encode()
+        storage.create(join(run_uri, folder, REPORT_FILE), report)
+        return [self._errors.write(storage, run_uri, folder), f"{folder}/{REPORT_FILE}"]
+
+
+def proof_report(settings: ProveSettings, trials: Trials) -> dict[str, Any]:
+    """The sets with their qualities, the chosen one's by order and place, and what was not ranked."""
+    qualities = compare_sets(trials, settings.order) if trials.queries else []
+    return {
+        "queries": trials.queries,
+        "seen_by_the_choice": settings.part is None,
+        "kept_back": trials.kept_back,
+        "failed": dict(sorted(trials.errors.items())),
+        "order": settings.order,
+        "sets": [{"heads": list(settings.sets.get(one.name, ())), **asdict(one)} for one in qualities],
+        "random": [asdict(one) for one in draws(qualities)],
+        "places": [asdict(one) for one in by_place(trials)],
+    }
