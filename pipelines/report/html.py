@@ -10,7 +10,7 @@ from datetime import datetime
 from importlib.resources import files
 from itertools import zip_longest
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipelines.report import charts
@@ -36,7 +36,24 @@ class ListRow:
 
 def render_report(report: RunReport) -> str:
     """Render the page of one run: HTML with inline CSS and SVG, no script, no request; every text escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return page_environment().get_template(TEMPLATE).render(
+        report=report,
+        tone=tone(report),
+        charts=draw(report),
+        moved=moved(report.movement) if report.movement else None,
+        listed_units=LISTED_UNITS,
+    )
+
+
+def page_environment() -> Environment:
+    """Templates of this folder, with what they need to say numbers; every text is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(str(files("pipelines.report"))),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {
         "amount": lambda value: f"{value:,}",
         "bytes": bytes_text,
@@ -51,14 +68,7 @@ def render_report(report: RunReport) -> str:
         "verdict": verdict,
         "rows": list_rows,
     }
-    source = files("pipelines.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
-    return environment.from_string(source).render(
-        report=report,
-        tone=tone(report),
-        charts=draw(report),
-        moved=moved(report.movement) if report.movement else None,
-        listed_units=LISTED_UNITS,
-    )
+    return environment
 
 
 def tone(report: RunReport) -> str:
