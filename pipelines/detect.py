@@ -17,6 +17,7 @@ import pyarrow as pa
 from pipelines.commit import StoredUnit
 from pipelines.detection.choice import Choice
 from pipelines.detection.found import Examples, Found, Origin, find, head_score_table, head_set
+from pipelines.detection.page import RunLine, detection_page
 from pipelines.detection.report import detection_report
 from pipelines.detection.rivals import rivals
 from pipelines.detection.rows import HEAD_VALUES_SCHEMA
@@ -38,6 +39,7 @@ JOB: Final = "detect"
 HEAD_SET_FILE: Final = "headset.json"
 HEAD_SCORES_FILE: Final = "head_scores.parquet"
 REPORT_FILE: Final = "report.json"
+PAGE_FILE: Final = "report.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,11 +186,15 @@ class DetectionSideFiles:
             HEAD_SET_FILE: artifact.model_dump_json(indent=1, exclude_none=True).encode(),
             HEAD_SCORES_FILE: head_score_table([chosen, *others], origin),
             REPORT_FILE: json.dumps(report, indent=1).encode(),
+            PAGE_FILE: detection_page(report, artifact, self._line(run_uri)).encode(),
         }
         folder = f"commit/{driver}"
         for name, data in contents.items():
             storage.create(join(run_uri, folder, name), data)
         return [self._errors.write(storage, run_uri, folder), *(f"{folder}/{name}" for name in contents)]
+
+    def _line(self, run_uri: str) -> RunLine:
+        return RunLine(self._plan.run_id, JOB, self._plan.name, run_uri, sum(self._examples.prompt_tokens))
 
     def _found(self) -> list[Found]:
         settings = self._settings

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipelines.commit import StoredUnit
 from pipelines.detection.comparison import Trials, by_place, compare_sets, draws
+from pipelines.detection.page import RunLine, proof_page
 from pipelines.detection.rivals import CHOSEN
 from pipelines.detection.trials import TRIALS_SCHEMA
 from pipelines.identity import content_hash
@@ -31,6 +32,7 @@ from qrcore.records import Order, ScorerIdentity
 
 JOB: Final = "prove"
 REPORT_FILE: Final = "report.json"
+PAGE_FILE: Final = "report.html"
 #: The chosen set is read in all of these; the others in the order that it was found in.
 ORDERS: Final[tuple[Order, ...]] = ("as_given", "reversed", "shuffled")
 
@@ -89,7 +91,7 @@ class ProveJob:
         return partial(_worker, scorer, dict(settings.sets), settings.orders, settings.part, settings.qrels)
 
     def side_files(self, plan: Plan, facts: ScorerIdentity) -> ProofSideFiles:
-        return ProofSideFiles(self.settings)
+        return ProofSideFiles(plan, self.settings)
 
 
 def _worker(
@@ -107,8 +109,10 @@ def _worker(
 class ProofSideFiles:
     """See :class:`pipelines.run.SideFileWriter`."""
 
-    def __init__(self, settings: ProveSettings) -> None:
+    def __init__(self, plan: Plan, settings: ProveSettings) -> None:
+        self._plan = plan
         self._settings = settings
+        self._tokens = 0
         self._trials = Trials()
         self._errors = ErrorLines()
 
@@ -116,6 +120,7 @@ class ProofSideFiles:
         """The same units, taken note of."""
         for stored in units:
             self._trials.add(stored.answers)
+            self._tokens += stored.footer["prompt_tokens"]
             self._errors.add(stored)
             yield stored
 
@@ -124,9 +129,15 @@ class ProofSideFiles:
     ) -> list[str]:
         """Put errors.jsonl and the report; their paths within the run."""
         folder = f"commit/{driver}"
-        report = json.dumps(proof_report(self._settings, self._trials), indent=1).encode()
-        storage.create(join(run_uri, folder, REPORT_FILE), report)
-        return [self._errors.write(storage, run_uri, folder), f"{folder}/{REPORT_FILE}"]
+        report = proof_report(self._settings, self._trials)
+        line = RunLine(self._plan.run_id, JOB, self._plan.name, run_uri, self._tokens)
+        contents = {
+            REPORT_FILE: json.dumps(report, indent=1).encode(),
+            PAGE_FILE: proof_page(report, line).encode(),
+        }
+        for name, data in contents.items():
+            storage.create(join(run_uri, folder, name), data)
+        return [self._errors.write(storage, run_uri, folder), *(f"{folder}/{name}" for name in contents)]
 
 
 def proof_report(settings: ProveSettings, trials: Trials) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 import s3fs
 
+from pipelines.schemas import QRELS_SCHEMA
 from tests.qrcore.training.texts import texts
 from tests.services import SECRET
 from tests.shards import MODEL, row, write_shard
@@ -52,6 +53,7 @@ def test_every_command_is_covered_by_a_test_of_this_file() -> None:
         r"^export AWS_",
         r"^qrbatch train-embedded",
         r"^qrbatch heads (list|compare|validate) ?",
+        r"^qrbatch detect ",
     )
     for command in commands():
         assert any(re.search(pattern, command) for pattern in patterns), command
@@ -100,6 +102,23 @@ def test_the_examples_about_head_sets_run(tmp_path: Path) -> None:
         run = shell(command, tmp_path)
         assert run.returncode == 0, run.stdout + run.stderr
         assert "llama" in run.stdout or "fits ./my-model" in run.stdout
+
+
+def test_the_detection_example_runs(tmp_path: Path) -> None:
+    shutil.copytree(MODEL, tmp_path / "my-model")
+    names = [f"q{number}" for number in range(12)]
+    write_shard(tmp_path / "shards" / "1.parquet", [row(name) for name in names])
+    judged = [{"query_id": name, "doc_id": "d1", "relevance": 1} for name in names]
+    write_shard(tmp_path / "qrels.parquet", judged, QRELS_SCHEMA)
+    (command,) = [c for c in commands() if c.startswith("qrbatch detect")]
+    run = shell(command, tmp_path)
+    assert run.returncode == 0, run.stdout + run.stderr
+    for found in (
+        "detect-*/commit/*/headset.json",
+        "detect-*/commit/*/head_scores.parquet",
+        "detect-proof-*/_manifest.json",
+    ):
+        assert list((tmp_path / "heads").glob(found)), found
 
 
 def test_the_training_example_runs(tmp_path: Path) -> None:

@@ -66,10 +66,10 @@ def bars(title: str, items: Sequence[Bar], axis: str) -> Markup:
     for index, item in enumerate(items):
         y = 30 * index
         parts += [text_node("0", y + 19, item.label, "label", "end", dx=-8)]
-        parts += [_rect(0, y + 5, 100 * item.value / high, 20, "bar", f"{item.label}: {item.shown}")]
+        parts += [rect(0, y + 5, 100 * item.value / high, 20, "bar", f"{item.label}: {item.shown}")]
         parts += [text_node(percent(100 * item.value / high), y + 19, item.shown, "value", "start", dx=6)]
     said = "; ".join(f"{item.label} {item.shown}" for item in items)
-    return _svg(title, f"Horizontal bars of {axis}: {said}.", bottom + 44, parts, left=52, right=72)
+    return svg(title, f"Horizontal bars of {axis}: {said}.", bottom + 44, parts, left=52, right=72)
 
 
 def histogram(title: str, edges: Sequence[float], counts: Sequence[int], marks: dict[str, float], axis: str) -> Markup:
@@ -87,14 +87,14 @@ def histogram(title: str, edges: Sequence[float], counts: Sequence[int], marks: 
     for (start, end), count in zip(pairwise(edges), counts, strict=True):
         size = height * count / tallest
         tip = f"{short(start)} to {short(end)}: {count:,} queries"
-        parts += [_rect(x_of(start), top + height - size, x_of(end) - x_of(start), size, "bar", tip)] if count else []
+        parts += [rect(x_of(start), top + height - size, x_of(end) - x_of(start), size, "bar", tip)] if count else []
     parts += [x_axis([(x_of(value), short(value)) for value in ticks(low, high)], top + height, axis)]
     for row, (name, value) in enumerate(marks.items()):
         parts += _mark(x_of(value), 10 + 13 * row, top + height, f"{name} {short(value)}")
-    parts += [_y_title(top + height / 2, "queries")]
+    parts += [y_title(top + height / 2, "queries")]
     said = ", ".join(f"{name} {short(value)}" for name, value in marks.items())
     about = f"Histogram of {axis} over {sum(counts):,} queries from {short(low)} to {short(high)}; {said}."
-    return _svg(title, about, top + height + 44, parts, left=58, right=18)
+    return svg(title, about, top + height + 44, parts, left=58, right=18)
 
 
 def timeline(title: str, spans: Sequence[Span]) -> Markup:
@@ -113,9 +113,9 @@ def timeline(title: str, spans: Sequence[Span]) -> Markup:
     for span in spans:
         kind = "bar failed" if span.failed else "bar"
         y = pitch * lanes[span.lane] + offset
-        parts += [_rect(100 * span.start / high, y, 100 * (span.end - span.start) / high, thick, kind, span.tip)]
+        parts += [rect(100 * span.start / high, y, 100 * (span.end - span.start) / high, thick, kind, span.tip)]
     about = f"Timeline of {len(spans):,} units on {len(lanes):,} actors over {high / size:.3g} {unit}."
-    return _svg(title, about, bottom + 44, parts, left=8, right=18)
+    return svg(title, about, bottom + 44, parts, left=8, right=18)
 
 
 def heat_map(title: str, counts: Sequence[Sequence[int]]) -> Markup:
@@ -131,7 +131,7 @@ def heat_map(title: str, counts: Sequence[Sequence[int]]) -> Markup:
         share = shares[row][column]
         tip = f"input rank {names[row]} to new rank {names[column]}: {grid[row][column]:,} ({share:.0%})"
         x, y, kind = width * column, top + pitch * row, "cell kept" if row == column else "cell"
-        parts += [_rect(x, y, width, pitch, kind, tip, share / strongest)] if share or row == column else []
+        parts += [rect(x, y, width, pitch, kind, tip, share / strongest)] if share or row == column else []
         if share and depth <= MAX_HEAT_NUMBERS:
             crowd = "in dense" if depth > 10 else "in"
             parts += [text_node(percent(x + width / 2), y + pitch / 2 + 4, f"{100 * share:.0f}", crowd)]
@@ -140,12 +140,12 @@ def heat_map(title: str, counts: Sequence[Sequence[int]]) -> Markup:
     parts += [text_node(percent(width * (index + 0.5)), top - 6, names[index], "tick") for index in shown]
     parts += [text_node("0", top + pitch * (index + 0.5) + 4, names[index], "tick", "end", dx=-7) for index in shown]
     bottom = top + pitch * depth
-    parts += [_y_title((top + bottom) / 2, "input rank"), text_node("50%", 8, "new rank", "axis-title")]
+    parts += [y_title((top + bottom) / 2, "input rank"), text_node("50%", 8, "new rank", "axis-title")]
     parts += _scale(strongest, bottom + 14)
     about = (
         f"Heat map of input rank against new rank, {depth} by {depth}; on average {_kept(shares):.0%} keep their rank."
     )
-    return _svg(title, about, bottom + 62, parts, left=58, right=10)
+    return svg(title, about, bottom + 62, parts, left=58, right=10)
 
 
 def _grouped(counts: Sequence[Sequence[int]], group: int) -> tuple[list[list[int]], list[str]]:
@@ -165,7 +165,7 @@ def _kept(shares: Sequence[Sequence[float]]) -> float:
 def _scale(strongest: float, y: float) -> list[Markup]:
     levels = [step / 5 for step in range(1, 6)]
     parts = [
-        _rect(12 * index, y, 12, 10, "cell", f"{level * strongest:.0%}", level) for index, level in enumerate(levels)
+        rect(12 * index, y, 12, 10, "cell", f"{level * strongest:.0%}", level) for index, level in enumerate(levels)
     ]
     parts += [
         text_node("0", y + 24, "0 %", "tick", "start"),
@@ -174,7 +174,7 @@ def _scale(strongest: float, y: float) -> list[Markup]:
     return [*parts, text_node("0", y + 42, "share of the candidates at the input rank", "axis-title", "start")]
 
 
-def _svg(title: str, about: str, height: float, parts: Iterable[Markup], left: int, right: int) -> Markup:
+def svg(title: str, about: str, height: float, parts: Iterable[Markup], left: int, right: int) -> Markup:
     frame = Markup(
         '<svg class="chart" role="img" aria-label="{}. {}" height="{}"'
         ' style="margin-left:{}px;width:calc(100% - {}px)">'
@@ -200,7 +200,7 @@ def y_level(y: float, label: str) -> Markup:
     return line + text_node("0", y + 4, label, "tick", "end", dx=-7)
 
 
-def _y_title(middle: float, name: str) -> Markup:
+def y_title(middle: float, name: str) -> Markup:
     text = '<text class="axis-title" text-anchor="middle" transform="translate(-44 {}) rotate(-90)">{}</text>'
     return Markup(text).format(number(middle), name)
 
@@ -214,10 +214,10 @@ def _mark(x: float, y: float, bottom: float, label: str) -> list[Markup]:
     ]
 
 
-def _rect(x: float, y: float, width: float, height: float, kind: str, tip: str, opacity: float = 1.0) -> Markup:
-    rect = Markup('<rect x="{}" y="{}" width="{}" height="{}" class="{}"{}><title>{}</title></rect>')
+def rect(x: float, y: float, width: float, height: float, kind: str, tip: str, opacity: float = 1.0) -> Markup:
+    frame = Markup('<rect x="{}" y="{}" width="{}" height="{}" class="{}"{}><title>{}</title></rect>')
     faded = Markup(' fill-opacity="{}"').format(number(opacity)) if opacity < 1 else ""
-    return rect.format(percent(x), number(y), percent(width), number(height), kind, faded, tip)
+    return frame.format(percent(x), number(y), percent(width), number(height), kind, faded, tip)
 
 
 def text_node(x: str, y: float, text: str, kind: str, anchor: str = "middle", dx: int = 0) -> Markup:

@@ -36,12 +36,16 @@ class ListRow:
 
 def render_report(report: RunReport) -> str:
     """Render the page of one run: HTML with inline CSS and SVG, no script, no request; every text escaped."""
-    return page_environment().get_template(TEMPLATE).render(
-        report=report,
-        tone=tone(report),
-        charts=draw(report),
-        moved=moved(report.movement) if report.movement else None,
-        listed_units=LISTED_UNITS,
+    return (
+        page_environment()
+        .get_template(TEMPLATE)
+        .render(
+            report=report,
+            tone=tone(report),
+            charts=draw(report),
+            moved=moved(report.movement) if report.movement else None,
+            listed_units=LISTED_UNITS,
+        )
     )
 
 

@@ -1,0 +1,83 @@
+"""Pages of what finding and proving heads has told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from pipelines.detection.pictures import Dot, head_map, score_curve, trade_off
+from pipelines.detection.rivals import CHOSEN
+from pipelines.report.charts import Bar, bars
+from pipelines.report.html import page_environment
+from qrcore.heads import Head, HeadSet, kv_heads, parse_head
+
+
+@dataclass(frozen=True, slots=True)
+class RunLine:
+    """Which run a page tells of."""
+
+    run_id: str
+    job: str
+    name: str
+    output: str
+    prompt_tokens: int
+
+
+def detection_page(report: Mapping[str, Any], heads: HeadSet, run: RunLine) -> str:
+    """The page of a found head set; ``report`` as :func:`pipelines.detection.report.detection_report` gives it."""
+    if heads.shape is None:
+        raise ValueError("a head set that was found has the shape of its model")
+    chosen = report["methods"][heads.method]
+    scores = {parse_head(head): values for head, values in chosen["scores"].items()}
+    shape = heads.shape
+    grid = [[scores[Head(layer, head)][0] for head in range(shape.query_heads)] for layer in range(shape.layers)]
+    dots = [Dot(str(head), one[0], one[2], one[3], head in heads.head_list) for head, one in scores.items()]
+    charts = {"map": head_map(grid, heads.head_list), "curve": score_curve(dots)}
+    if chosen["stability"]:
+        kept = [
+            Bar(head, 100 * chosen["stability"]["kept"][head], f"{chosen['stability']['kept'][head]:.0%}")
+            for head in heads.heads
+        ]
+        charts["stability"] = bars("How often a half chooses each head", kept, "% of halves")
+    return (
+        page_environment()
+        .get_template("detection.html.j2")
+        .render(
+            report=report,
+            heads={"id": heads.id, **heads.model_dump(mode="json")},
+            run=asdict(run),
+            chosen=chosen,
+            charts=charts,
+            depth=heads.depth,
+            kv_heads=len(kv_heads(heads.head_list, shape)),
+        )
+    )
+
+
+def proof_page(report: Mapping[str, Any], run: RunLine) -> str:
+    """The page of a proof; ``report`` as :func:`pipelines.prove.proof_report` gives it."""
+    return (
+        page_environment().get_template("proof.html.j2").render(report=report, run=asdict(run), charts=_costs(report))
+    )
+
+
+def _costs(report: Mapping[str, Any]) -> dict[str, Markup]:
+    """What depth and number cost, where more than the choice itself was measured."""
+    depths, numbers = [], []
+    for one in report["sets"]:
+        layers = 1 + max((parse_head(head).layer for head in one["heads"]), default=-1)
+        value = one["ndcg_10"]
+        dot = Dot(one["name"], value["mean"], value["low"], value["high"], one["name"] == CHOSEN)
+        if one["name"] == CHOSEN or one["name"].startswith("up-to-layer-"):
+            depths.append((float(layers), dot))
+        if one["name"] == CHOSEN or one["name"].startswith("top-"):
+            numbers.append((float(len(one["heads"])), dot))
+    charts = {}
+    if len(depths) > 1:
+        charts["depth"] = trade_off("Quality against depth", "layers that are run", depths)
+    if len(numbers) > 1:
+        charts["number"] = trade_off("Quality against the number of heads", "heads", numbers)
+    return charts
