@@ -37,15 +37,14 @@ def test_both_fit_into_the_package() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(EMBEDDED_MODELS))
-def test_each_has_its_licences_heads_and_curves(name: str) -> None:
+def test_each_has_its_licences_and_heads_in_the_middle(name: str) -> None:
     folder = embedded_folder(name)
     card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert "CC BY-SA 4.0" in card and "nDCG@10" in card
+    assert "CC BY-SA 4.0" in card
     heads = json.loads((folder / "headset.json").read_text(encoding="utf-8"))["heads"]
     layers = json.loads((folder / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
     assert len(heads) >= 4 and len({head.split("-")[0] for head in heads}) == 1
     assert 0 < int(heads[0].split("-")[0]) < layers - 1, "a middle layer, so that layers above are cut off"
-    assert (folder / "training_curve.svg").exists() and (folder / "length_curve.svg").exists()
 
 
 def test_the_second_has_grouped_heads_and_a_deeper_cut() -> None:
