@@ -66,11 +66,11 @@ def test_a_foreign_file_among_the_units_is_named(tmp_path: Path, metadata: dict[
     (tmp_path / "data").mkdir()
     pq.write_table(pa.table({"a": [1]}).replace_schema_metadata(metadata), tmp_path / "data" / "u.parquet")
     with pytest.raises(RunError, match=r"data/u\.parquet: .*without its footer"):
-        _read_object(UNIT, str(tmp_path), StorageOptions())
+        _read_object(UNIT, str(tmp_path), ["query_id"], StorageOptions())
 
 
 def test_what_is_no_parquet_among_the_units_is_named(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "u.parquet").write_bytes(b"nothing of the kind")
     with pytest.raises(RunError, match="without its footer"):
-        _read_object(UNIT, str(tmp_path), StorageOptions())
+        _read_object(UNIT, str(tmp_path), ["query_id"], StorageOptions())
