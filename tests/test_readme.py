@@ -89,7 +89,7 @@ def test_the_configuration_runs_as_written(tmp_path: Path) -> None:
 def test_the_example_with_another_model_runs(tmp_path: Path) -> None:
     shutil.copytree(MODEL, tmp_path / "my-model")
     write_shard(tmp_path / "shards" / "1.parquet", [row("a"), row("b")])
-    (command,) = [c for c in commands() if "./my-model" in c]
+    (command,) = [c for c in commands() if c.startswith("qrbatch rerank") and "./my-model" in c]
     run = shell(command, tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     assert list((tmp_path / "runs").glob("rerank-*/_manifest.json"))
