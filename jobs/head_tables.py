@@ -64,13 +64,9 @@ def show_detected(console: Console, detected: Detected) -> None:
     used = findings["examples"]["used"]
     show_line(console, (heads.id, "bold"), f"  {len(heads.heads)} heads by {heads.method} on {used} examples")
     table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False)
-    for name, justify in (
-        ("head", "left"),
-        ("score", "right"),
-        ("95 % interval", "right"),
-        ("kept in halves", "right"),
-    ):
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("head", no_wrap=True)
+    for name in ("score", "95 % interval", "kept in halves"):
+        table.add_column(name, justify="right", no_wrap=True)
     stable = findings["methods"][heads.method]["stability"]
     for head, score, (low, high) in zip(heads.heads, heads.scores or (), heads.intervals or (), strict=True):
         kept = f"{stable['kept'][head]:.0%}" if stable else _NOT_RECORDED
