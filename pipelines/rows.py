@@ -130,6 +130,11 @@ def _error(query_id: str | None, code: str, message: str) -> ScoreError:
     return ScoreError(code, message, stage="validate", query_id=query_id)
 
 
+def error_fields(error: ScoreError) -> Row:
+    """The column ``error`` of a row that could not be answered."""
+    return {"code": error.code, "kind": error.kind, "message": str(error), "stage": error.stage}
+
+
 def row_from_answer(query_id: str | None, answer: Ranking | ScoreError, source: Source) -> Row:
     """An output row (without carried columns) from a ranking or an error."""
     row: Row = {
@@ -142,7 +147,7 @@ def row_from_answer(query_id: str | None, answer: Ranking | ScoreError, source: 
         "error": None,
     }
     if isinstance(answer, ScoreError):
-        row["error"] = {"code": answer.code, "kind": answer.kind, "message": str(answer), "stage": answer.stage}
+        row["error"] = error_fields(answer)
         return row
     row["ranking"] = [
         {

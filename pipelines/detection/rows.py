@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pipelines.rows import Row, Source
+from pipelines.rows import Row, Source, error_fields
 from pipelines.schemas import ERROR, SCHEMA_VERSION, SCHEMA_VERSION_KEY, SOURCE
 from pipelines.splits import Part
 from qrcore.errors import ScoreError
@@ -70,7 +70,7 @@ def row_from_values(query_id: str | None, answer: HeadValues | ScoreError, sourc
     row: Row = dict.fromkeys(HEAD_VALUES_SCHEMA.names)
     row |= {"query_id": query_id, "source": {"uri": source.uri, "row": source.row}}
     if isinstance(answer, ScoreError):
-        row["error"] = {"code": answer.code, "kind": answer.kind, "message": str(answer), "stage": answer.stage}
+        row["error"] = error_fields(answer)
         return row
     row |= {
         "part": answer.part,

@@ -8,25 +8,25 @@ too, because where a document stands in the prompt matters.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
 
 from pipelines.actors import open_scorer, request_of, unit_metrics
+from pipelines.detection.examples import answered, check_relevant, read_example, relevance_of
 from pipelines.labels import Qrels
 from pipelines.measures import ndcg_of
-from pipelines.rows import Row, Source, query_id_of, read_input_rows
+from pipelines.rows import Row, Source, error_fields, query_id_of, read_input_rows
 from pipelines.schemas import ERROR, SCHEMA_VERSION, SCHEMA_VERSION_KEY, SOURCE
 from pipelines.scorers import ScorerSettings
 from pipelines.splits import Part, part_of
 from pipelines.units import UnitRows
 from pipelines.work import UnitMetrics
-from qrcore.contracts.scorer import Reading, Scorer
+from qrcore.contracts.scorer import Reading
 from qrcore.errors import ScoreError
 from qrcore.heads import Head, HeadSet, parse_head
-from qrcore.models import out_of_memory_as_error
 from qrcore.records import Order, RankRequest
 
 #: The candidates as the first stage has them, measured beside the head sets.
@@ -104,7 +104,7 @@ class TrialWorker:
         """The unit's output rows in input order, and what they took."""
         started = time.time()
         input_rows = read_input_rows(unit.table)
-        answers = list(self._answers([request_of(row, unit, place) for place, row in enumerate(input_rows)]))
+        answers = list(answered((request_of(row, unit, place) for place, row in enumerate(input_rows)), self._trials))
         rows = [
             _row(query_id_of(row), answer, Source(unit.uri, unit.first_row + place))
             for place, (row, answer) in enumerate(zip(input_rows, answers, strict=True))
@@ -113,24 +113,16 @@ class TrialWorker:
         tokens = sum(answer.prompt_tokens for answer in answers if isinstance(answer, QueryTrials))
         return pa.Table.from_pylist(rows, schema=TRIALS_SCHEMA), unit_metrics(len(rows), errors, tokens, started)
 
-    def _answers(self, requests: Sequence[RankRequest | ScoreError]) -> Iterator[QueryTrials | ScoreError]:
-        for request in requests:
-            try:
-                yield request if isinstance(request, ScoreError) else self._trials(request)
-            except ScoreError as error:
-                # The frames behind an error hold its tensors.
-                error.__traceback__ = error.__cause__ = error.__context__ = None
-                yield error
-
     def _trials(self, request: RankRequest) -> QueryTrials:
         part = part_of(str(request.query_id))
         if self._settings.part is not None and part != self._settings.part:
             return QueryTrials(part, None)
-        relevance = _relevance(request, self._qrels)
+        relevance = relevance_of(request, self._qrels)
+        check_relevant(request, relevance, self._qrels)
         trials: list[Trial] = []
         tokens = 0
         for order, scorer in self._scorers.items():
-            reading = _read(scorer, request)
+            reading = read_example(scorer, request)
             tokens += reading.prompt_tokens
             judge = _Judge(request, reading, relevance, order)
             if not trials:
@@ -170,24 +162,6 @@ class _Judge:
         return scores[best] > scores[longest]
 
 
-def _relevance(request: RankRequest, qrels: Qrels) -> list[int]:
-    grades = qrels.get(str(request.query_id), {})
-    relevance = [max(0, grades.get(document.doc_id, 0)) for document in request.documents]
-    if not any(relevance):
-        raise ScoreError(
-            "nothing_relevant",
-            "candidates: expected one that is relevant to the query, got none. Add it to the candidates or the qrels.",
-            stage="validate",
-            query_id=request.query_id,
-        )
-    return relevance
-
-
-def _read(scorer: Scorer, request: RankRequest) -> Reading:
-    with out_of_memory_as_error():
-        return scorer.read(request.query, request.documents)
-
-
 def _union(name: str, sets: Sequence[Sequence[Head]]) -> HeadSet:
     heads = sorted({head for one in sets for head in one})
     return HeadSet(name=name, heads=tuple(map(str, heads)))
@@ -197,7 +171,7 @@ def _row(query_id: str | None, answer: QueryTrials | ScoreError, source: Source)
     row: Row = dict.fromkeys(TRIALS_SCHEMA.names)
     row |= {"query_id": query_id, "source": {"uri": source.uri, "row": source.row}}
     if isinstance(answer, ScoreError):
-        row["error"] = {"code": answer.code, "kind": answer.kind, "message": str(answer), "stage": answer.stage}
+        row["error"] = error_fields(answer)
         return row
     row |= {"part": answer.part, "prompt_tokens": answer.prompt_tokens}
     if answer.trials is not None:

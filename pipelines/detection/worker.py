@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from pipelines.actors import open_scorer, request_of, unit_metrics
+from pipelines.detection.examples import answered, check_relevant, read_example, relevance_of
 from pipelines.detection.rows import HEAD_VALUES_SCHEMA, HeadValues, row_from_values
 from pipelines.identity import content_hash
 from pipelines.labels import Qrels
@@ -20,10 +21,9 @@ from pipelines.splits import Part, part_of
 from pipelines.units import UnitRows
 from pipelines.work import UnitMetrics
 from qrcore.contracts.detector import Detector
-from qrcore.contracts.scorer import Reading, Scorer
+from qrcore.contracts.scorer import Reading
 from qrcore.errors import ScoreError
 from qrcore.loading import load_method
-from qrcore.models import out_of_memory_as_error
 from qrcore.records import RankRequest
 
 
@@ -52,7 +52,7 @@ class HeadValueWorker:
         """The unit's output rows in input order, and what they took."""
         started = time.time()
         input_rows = read_input_rows(unit.table)
-        answers = list(self._answers([request_of(row, unit, place) for place, row in enumerate(input_rows)]))
+        answers = list(answered((request_of(row, unit, place) for place, row in enumerate(input_rows)), self._values))
         sources = [Source(unit.uri, unit.first_row + place) for place in range(len(input_rows))]
         rows = [
             row_from_values(query_id_of(row), answer, source)
@@ -63,32 +63,16 @@ class HeadValueWorker:
         table = pa.Table.from_pylist(rows, schema=HEAD_VALUES_SCHEMA)
         return table, unit_metrics(len(answers), errors, tokens, started)
 
-    def _answers(self, requests: Sequence[RankRequest | ScoreError]) -> Iterator[HeadValues | ScoreError]:
-        for request in requests:
-            try:
-                yield request if isinstance(request, ScoreError) else self._values(request)
-            except ScoreError as error:
-                # The frames behind an error hold its tensors.
-                error.__traceback__ = error.__cause__ = error.__context__ = None
-                yield error
-
     def _values(self, request: RankRequest) -> HeadValues:
-        grades = self._qrels.get(str(request.query_id), {})
-        relevance = [max(0, grades.get(document.doc_id, 0)) for document in request.documents]
+        relevance = relevance_of(request, self._qrels)
         part, relevant = part_of(str(request.query_id)), sum(grade > 0 for grade in relevance)
         if self._part is not None and part != self._part:
             return HeadValues(part, len(relevance), relevant, None)
-        if not relevant:
-            raise _nothing_relevant(request, bool(grades))
-        reading = _read(self._scorer, request)
+        check_relevant(request, relevance, self._qrels)
+        reading = read_example(self._scorer, request)
         values = {name: _finite(one, reading, relevance) for name, one in self._detectors.items()}
         content = content_hash([request.query, [(d.title, d.text) for d in request.documents], relevance])
         return HeadValues(part, len(relevance), relevant, values, reading.prompt_tokens, content)
-
-
-def _read(scorer: Scorer, request: RankRequest) -> Reading:
-    with out_of_memory_as_error():
-        return scorer.read(request.query, request.documents)
 
 
 def _finite(detector: Detector, reading: Reading, relevance: Sequence[int]) -> list[float]:
@@ -100,13 +84,3 @@ def _finite(detector: Detector, reading: Reading, relevance: Sequence[int]) -> l
             stage="score",
         )
     return [float(value) for value in values.cpu()]
-
-
-def _nothing_relevant(request: RankRequest, judged: bool) -> ScoreError:
-    what = "none of those that the judgements name is among them" if judged else "the judgements name none"
-    return ScoreError(
-        "nothing_relevant",
-        f"candidates: expected one that is relevant to the query, {what}. Add it to the candidates or to the qrels.",
-        stage="validate",
-        query_id=request.query_id,
-    )
