@@ -68,7 +68,7 @@ def _write(rows: list[_Row], schema: pa.Schema, path: Path) -> None:
 
 def _xquad(random_paragraphs: int, words: int | None) -> JudgedRows:
     """The gold paragraph, its four neighbours in the text, and random other paragraphs."""
-    collection = _read("xquad_long")
+    collection = read_collection("xquad_long")
     lists = []
     for row in collection.lists:
         texts = row["candidates"]
@@ -85,7 +85,7 @@ def _nq() -> JudgedRows:
 
     A gold passage that BM25 did not find is taken from the pool: without such queries BM25 would look too good.
     """
-    collection = _read("nq_pool")
+    collection = read_collection("nq_pool")
     # Every distinct candidate, in order of first appearance.
     pool = list({c["doc_id"]: c for row in collection.lists for c in row["candidates"]}.values())
     lists = []
@@ -101,7 +101,7 @@ def _nq() -> JudgedRows:
 
 def _first(name: str, count: int, words: int | None) -> JudgedRows:
     """The first candidates as they come."""
-    collection = _read(name)
+    collection = read_collection(name)
     lists = [_shuffled(row, row["candidates"][:count], words) for row in collection.lists]
     return JudgedRows(lists, collection.qrels, collection.answers)
 
@@ -133,7 +133,7 @@ BUILDERS: Final[dict[str, Callable[[], JudgedRows]]] = {
 }
 
 
-def _read(name: str) -> JudgedRows:
+def read_collection(name: str) -> JudgedRows:
     folder = COLLECTIONS / name
     qrels: dict[str, dict[str, int]] = {}
     for row in _rows(folder / "qrels.parquet"):
@@ -154,11 +154,11 @@ def _shuffled(row: _Row, candidates: Iterable[_Row], words: int | None) -> _Row:
     return {
         "query_id": row["query_id"],
         "query": row["query"],
-        "candidates": [{"doc_id": c["doc_id"], "title": c["title"], "text": _cut(c["text"], words)} for c in shown],
+        "candidates": [{"doc_id": c["doc_id"], "title": c["title"], "text": cut(c["text"], words)} for c in shown],
     }
 
 
-def _cut(text: str, words: int | None) -> str:
+def cut(text: str, words: int | None) -> str:
     parts: Sequence[str] = text.split()
     return text if words is None or len(parts) <= words else " ".join(parts[:words])
 
