@@ -71,8 +71,12 @@ class HeadLesson:
     def read(self, layer: int, query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor, scaling: float) -> None:
         """Take in a layer's queries and keys, ``[sample, query head, token, size]``."""
         taught = self._taught
+        if not any(reading.sees(layer, taught) for _, reading in self._readings):
+            return
+        # Taken apart once: the gradient of each later look at one sample is then of that sample's size, not the batch's.
+        queries, keys = query.unbind(0), key.unbind(0)
         for sample, reading in self._readings:
-            attend = _Attention(query[sample], key[sample], bias[sample], scaling)
+            attend = _Attention(queries[sample], keys[sample], bias[sample], scaling)
             if layer == taught.layer:
                 self._teach(reading.mass(attend(slice(taught.heads), reading.rows)), reading.wanted)
             for finding in reading.findings:
@@ -114,7 +118,8 @@ class _Attention:
     scaling: float
 
     def __call__(self, heads: slice, rows: torch.Tensor) -> torch.Tensor:
-        scores = (self.query[heads, rows] * self.scaling) @ self.key[heads].transpose(-1, -2)
+        asking = self.query[heads].index_select(1, rows) * self.scaling
+        scores = asking @ self.key[heads].transpose(-1, -2)
         return torch.softmax(scores.float() + self.bias[:, rows].float(), dim=-1)
 
 
@@ -163,6 +168,10 @@ class _Reading:
             wanted=queries[1],
             findings=tuple(one for one in findings if one.weight and len(one.rows)) if taught.marking_heads else (),
         )
+
+    def sees(self, layer: int, taught: TaughtHeads) -> bool:
+        """Whether a loss is taken of heads of this layer."""
+        return layer == taught.layer or any(finding.layer == layer for finding in self.findings)
 
     def mass(self, attention: torch.Tensor) -> torch.Tensor:
         """``[head, query, 1 + document]`` from the attention ``[head, row, token]`` of ``rows``."""
