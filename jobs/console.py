@@ -27,6 +27,11 @@ def show_line(console: Console, *parts: str | tuple[str, str]) -> None:
     console.print(Text.assemble(*parts), soft_wrap=True)
 
 
+def show_stage(console: Console, message: str) -> None:
+    """One line for a step that begins."""
+    show_line(console, ("·", "dim"), f" {message} …")
+
+
 class ConsoleObserver:
     """Progress on a terminal as a bar, elsewhere as one line every ten seconds."""
 
@@ -46,7 +51,7 @@ class ConsoleObserver:
     def stage(self, message: str) -> None:
         """One line for a step of the run."""
         self._stop_bar()
-        show_line(self._console, ("·", "dim"), f" {message} …")
+        show_stage(self._console, message)
 
     def planned(self, plan: Plan, done: frozenset[str]) -> None:
         """Show what will be done and start counting; ``done``: ids of units that earlier commands finished."""
@@ -111,7 +116,7 @@ class TrainingLines:
 
     def phase(self, message: str) -> None:
         """One line for a step of the run."""
-        show_line(self._console, ("·", "dim"), f" {message} …")
+        show_stage(self._console, message)
 
     def progress(self, seed: int, progress: TrainingProgress, share: float) -> None:
         """Show where the training of one seed's model stands, if it is time; ``share``: how much of it is done."""
