@@ -129,7 +129,7 @@ def detect(
     qrels: Annotated[str | None, typer.Option(help="Judgements: which candidates are relevant.")] = None,
     output: Annotated[str | None, typer.Option(help="Folder of runs, local or s3://.")] = None,
     model: Annotated[str | None, typer.Option(help="Model folder, hub id, 'embedded' or 'embedded-gqa'.")] = None,
-    method: Annotated[str | None, typer.Option(help="The method that chooses: qrscore, ndcg or core.")] = None,
+    method: Annotated[str | None, typer.Option(help="The method that chooses: qrscore, ndcg, core or copy.")] = None,
     top: Annotated[int | None, typer.Option(help="Heads to choose.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Prompt format: auto, chat, plain or a name.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run and of the head set.")] = None,

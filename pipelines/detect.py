@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Final, Literal
 
+import numpy as np
 import pyarrow as pa
 
 from pipelines.commit import StoredUnit
+from pipelines.detection.causal import Masks, mask_sets
 from pipelines.detection.choice import Choice
+from pipelines.detection.copying import COPY, COPY_CONDITIONAL, CopySettings
 from pipelines.detection.found import Examples, Found, Origin, find, head_score_table, head_set
 from pipelines.detection.page import RunLine, detection_page
 from pipelines.detection.report import detection_report
@@ -24,6 +27,7 @@ from pipelines.detection.rows import HEAD_VALUES_SCHEMA
 from pipelines.identity import code_version, content_hash
 from pipelines.inputs import FileSurvey
 from pipelines.labels import Qrels, load_qrels
+from pipelines.needle_columns import needle_fields
 from pipelines.plan import Plan
 from pipelines.prove import ProveSettings
 from pipelines.run import Observer, RunResult, RunSettings, run_job
@@ -36,6 +40,7 @@ from qrcore.heads import HeadSet, ModelShape
 from qrcore.records import Order, ScorerIdentity
 
 JOB: Final = "detect"
+_COPYING: Final = (COPY, COPY_CONDITIONAL)
 HEAD_SET_FILE: Final = "headset.json"
 HEAD_SCORES_FILE: Final = "head_scores.parquet"
 REPORT_FILE: Final = "report.json"
@@ -48,7 +53,9 @@ class DetectSettings:
 
     ``scorer`` reads all heads; ``methods`` with their settings, of which ``method`` chooses and the others are
     compared with it; ``order=auto``: the one that the choosing method's authors use, else as given; ``part``: the
-    queries to find heads on, None for all; ``dataset_id`` and ``contamination`` are kept with the head set.
+    queries to find heads on, None for all; ``dataset_id`` and ``contamination`` are kept with the head set;
+    ``copying``: that rows are needle trials, and how heads are seen to copy; ``controls``: sets of other heads that the
+    causal check of needle trials masks, 0 for no check.
     """
 
     run: RunSettings
@@ -61,6 +68,8 @@ class DetectSettings:
     qrels: str
     dataset_id: str
     contamination: str | None
+    copying: CopySettings | None = None
+    controls: int = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +88,13 @@ def run(settings: DetectSettings, observer: Observer) -> RunResult:
     :class:`IncompleteRunError` where the same command resumes.
     """
     qrels = load_qrels(settings.qrels, settings.run.storage)
-    scorer = replace(on_requested_device(settings.scorer, settings.run.pool), heads="all")
+    scorer = _reading_all_heads(settings)
     return run_job(DetectJob(replace(settings, scorer=scorer), qrels), settings.run, observer)
+
+
+def _reading_all_heads(settings: DetectSettings) -> ScorerSettings:
+    depth = "full" if settings.copying else "heads"
+    return replace(on_requested_device(settings.scorer, settings.run.pool), heads="all", depth=depth)
 
 
 def found_head_set(result: RunResult, settings: RunSettings) -> HeadSet:
@@ -92,14 +106,24 @@ def found_head_set(result: RunResult, settings: RunSettings) -> HeadSet:
 def proof_settings(settings: DetectSettings, result: RunResult) -> ProveSettings:
     """How the choice of a committed run is proved: on the queries of the other part or, if it saw all, on all."""
     findings = read_side_file(result.run_uri, result.manifest.side_files, REPORT_FILE, settings.run.storage)
+    found = found_head_set(result, settings.run)
     return ProveSettings(
         run=replace(settings.run, name=f"{settings.run.name}-proof"),
-        scorer=replace(on_requested_device(settings.scorer, settings.run.pool), heads="all"),
+        scorer=_reading_all_heads(settings),
         sets={name: tuple(heads) for name, heads in findings["rivals"].items()},
         order=findings["order"],
         part="test" if settings.part else None,
         qrels=load_qrels(settings.qrels, settings.run.storage),
+        found=found,
+        masks=_masks(settings, found),
+        answer_prefix=settings.copying.answer_prefix if settings.copying else "auto",
     )
+
+
+def _masks(settings: DetectSettings, found: HeadSet) -> Masks:
+    if not settings.controls or found.shape is None:
+        return {}
+    return mask_sets(found.heads, found.shape, settings.controls, settings.choice.seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +135,8 @@ class DetectJob:
     name: str = JOB
 
     def probe(self) -> Callable[[], DetectFacts]:
-        return partial(_probe, self.settings.scorer, self.settings.method, self.settings.order)
+        method = COPY if self.settings.copying else self.settings.method
+        return partial(_probe, self.settings.scorer, method, self.settings.order)
 
     def identity(self, facts: DetectFacts) -> dict[str, Any]:
         own = {"order": facts.order, "qrels": content_hash(self.qrels)}
@@ -125,13 +150,18 @@ class DetectJob:
         return scorer_record(replace(self.settings.scorer, order=order), facts.scorer) | {"detection": found}
 
     def output_schema(self, surveys: Sequence[FileSurvey]) -> tuple[pa.Schema, tuple[str, ...]]:
-        return HEAD_VALUES_SCHEMA, ()
+        if not self.settings.copying:
+            return HEAD_VALUES_SCHEMA, ()
+        fields = needle_fields(surveys)
+        schema = pa.schema([*HEAD_VALUES_SCHEMA, *fields], metadata=HEAD_VALUES_SCHEMA.metadata)
+        return schema, tuple(field.name for field in fields)
 
     def worker(self, facts: DetectFacts, plan: Plan) -> Callable[[], UnitWorker]:
         scorer = replace(
             self.settings.scorer, order=facts.order, revision=facts.scorer.revision, dtype=facts.scorer.dtype
         )
-        return partial(_worker, scorer, self.settings.methods, self.settings.part, self.qrels)
+        methods = {name: chosen for name, chosen in self.settings.methods.items() if name not in _COPYING}
+        return partial(_worker, scorer, methods, self.settings.part, self.settings.copying, self.qrels)
 
     def side_files(self, plan: Plan, facts: DetectFacts) -> DetectionSideFiles:
         return DetectionSideFiles(plan, self.settings, facts)
@@ -148,11 +178,17 @@ def _probe(settings: ScorerSettings, method: str, order: str) -> DetectFacts:
 
 
 def _worker(
-    scorer: ScorerSettings, methods: Mapping[str, Mapping[str, Any]], part: Part | None, qrels: Qrels
+    scorer: ScorerSettings,
+    methods: Mapping[str, Mapping[str, Any]],
+    part: Part | None,
+    copying: CopySettings | None,
+    qrels: Qrels,
 ) -> UnitWorker:
-    from pipelines.detection.worker import DetectorSettings, HeadValueWorker  # torch
+    from pipelines.detection.copy_worker import CopyValueWorker  # torch
+    from pipelines.detection.worker import DetectorSettings, HeadValueWorker
 
-    return HeadValueWorker(DetectorSettings(scorer, methods, part), qrels)
+    settings = DetectorSettings(scorer, methods, part)
+    return CopyValueWorker(settings, copying, qrels) if copying else HeadValueWorker(settings, qrels)
 
 
 class DetectionSideFiles:
@@ -181,6 +217,7 @@ class DetectionSideFiles:
         artifact = head_set(chosen, self._examples, origin)
         report = detection_report(artifact, chosen, others, self._examples)
         report["order"] = self._facts.order
+        report["copying"] = self._copying()
         report["rivals"] = rivals(chosen, others, self._facts.shape, self._settings.choice.top)
         contents = {
             HEAD_SET_FILE: artifact.model_dump_json(indent=1, exclude_none=True).encode(),
@@ -198,8 +235,16 @@ class DetectionSideFiles:
 
     def _found(self) -> list[Found]:
         settings = self._settings
-        names = [settings.method, *(name for name in settings.methods if name != settings.method)]
+        others = [name for name in settings.methods if name != settings.method and self._examples.says_something(name)]
+        names = [settings.method, *others]
         return [find(self._examples, name, settings.methods[name], settings.choice) for name in names]
+
+    def _copying(self) -> dict[str, Any] | None:
+        """How the trials went, where there are any."""
+        if not self._settings.copying:
+            return None
+        succeeded = sum(not np.isnan(one).all() for one in self._examples.values.get(COPY_CONDITIONAL, ()))
+        return {**asdict(self._settings.copying), "trials": len(self._examples.prompt_tokens), "succeeded": succeeded}
 
     def _origin(self) -> Origin:
         settings = self._settings

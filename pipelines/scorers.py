@@ -33,6 +33,7 @@ class ScorerSettings:
     document_special_tokens: str = "text"
     allow_sliding_window: bool = False
     on_mismatch: str = "refuse"
+    depth: str = "heads"
     threads: int = 1
 
 

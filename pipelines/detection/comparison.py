@@ -86,7 +86,7 @@ def compare_sets(trials: Trials, order: str) -> list[SetQuality]:
         SetQuality(
             name=name,
             queries=len(values),
-            ndcg_10=_interval(values),
+            ndcg_10=interval(values),
             chosen_minus=paired_bootstrap(chosen, values, _SEED),
             above_longest=_share(trials.longest.get((order, name), ())),
         )
@@ -114,12 +114,13 @@ def by_place(trials: Trials) -> list[PlaceQuality]:
             places = trials.places[order]
             early = {query: value for query, value in values.items() if places[query] <= _EARLY}
             late = {query: value for query, value in values.items() if places[query] >= _LATE}
-            first, last = (_interval(part) if part else None for part in (early, late))
-            found.append(PlaceQuality(order, first, last, _interval(values)))
+            first, last = (interval(part) if part else None for part in (early, late))
+            found.append(PlaceQuality(order, first, last, interval(values)))
     return found
 
 
-def _interval(values: Mapping[str, float]) -> Difference:
+def interval(values: Mapping[str, float]) -> Difference:
+    """The mean over queries with its 95 % interval."""
     return paired_bootstrap(values, dict.fromkeys(values, 0.0), _SEED)
 
 
