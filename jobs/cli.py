@@ -131,6 +131,9 @@ def detect(
     model: Annotated[str | None, typer.Option(help="Model folder, hub id, 'embedded' or 'embedded-gqa'.")] = None,
     method: Annotated[str | None, typer.Option(help="The method that chooses: qrscore, ndcg, core or copy.")] = None,
     top: Annotated[int | None, typer.Option(help="Heads to choose.")] = None,
+    compare: Annotated[
+        list[str] | None, typer.Option(help="Another head set to prove the choice against; repeatable.")
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="Prompt format: auto, chat, plain or a name.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run and of the head set.")] = None,
     config: Annotated[str | None, typer.Option(help="YAML file with all settings.")] = None,
@@ -145,6 +148,7 @@ def detect(
         "model.id": model,
         "methods.method": method,
         "methods.top": top,
+        "compare": compare or None,
         "reading.prompt": prompt,
         "name": name,
     }

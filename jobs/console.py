@@ -156,6 +156,8 @@ def show_result(console: Console, result: RunResult, qrels: str | None = None) -
     )
     if manifest.skipped_files:
         show_line(console, f"  skipped files: {len(manifest.skipped_files)} (named in the manifest)")
+    for warning in manifest.warnings:
+        show_line(console, ("warning", "yellow"), f"  {warning}")
     if result.already_committed and qrels:
         show_line(console, "  the report of the first commit stands: judgements given now were not added to it")
     files = {"run": "", "manifest": "_manifest.json"}

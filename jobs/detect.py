@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from jobs.detect_config import DetectConfig
+from jobs.heads import head_set_of
 from jobs.rerank import absolute_model, run_settings, with_endpoint
 from jobs.settings import flatten
 
@@ -89,6 +90,7 @@ def pipeline_settings(config: DetectConfig, environment: Mapping[str, str] = Map
         contamination=_contamination(config),
         copying=copying,
         controls=config.copying.controls,
+        compare=tuple(map(head_set_of, config.compare)),
     )
 
 

@@ -116,6 +116,12 @@ class DetectConfig(Section):
         "Queries to find heads on: 40 % of the ids, the others prove the choice; all: proved on what it has seen.",
         affects_output=True,
     )
+    compare: tuple[str, ...] = setting(
+        (),
+        "Further head sets to prove the choice against: published or shipped ones by name, JSON files, or lists.",
+        affects_output=True,
+        flag="--compare",
+    )
     model: DetectModelConfig = Field(default_factory=DetectModelConfig)
     reading: ReadingConfig = Field(default_factory=ReadingConfig)
     methods: MethodsConfig = Field(default_factory=MethodsConfig)

@@ -55,7 +55,7 @@ class DetectSettings:
     compared with it; ``order=auto``: the one that the choosing method's authors use, else as given; ``part``: the
     queries to find heads on, None for all; ``dataset_id`` and ``contamination`` are kept with the head set;
     ``copying``: that rows are needle trials, and how heads are seen to copy; ``controls``: sets of other heads that the
-    causal check of needle trials masks, 0 for no check.
+    causal check of needle trials masks, 0 for no check; ``compare``: further sets to prove the choice against.
     """
 
     run: RunSettings
@@ -70,15 +70,18 @@ class DetectSettings:
     contamination: str | None
     copying: CopySettings | None = None
     controls: int = 20
+    compare: tuple[HeadSet, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class DetectFacts:
-    """What loading the model told, and in which order documents stand in prompts."""
+    """What loading the model told, in which order documents stand in prompts, and what is to be known of the sets that
+    the choice is compared with."""
 
     scorer: ScorerIdentity
     shape: ModelShape
     order: Order
+    warnings: tuple[str, ...] = ()
 
 
 def run(settings: DetectSettings, observer: Observer) -> RunResult:
@@ -136,10 +139,11 @@ class DetectJob:
 
     def probe(self) -> Callable[[], DetectFacts]:
         method = COPY if self.settings.copying else self.settings.method
-        return partial(_probe, self.settings.scorer, method, self.settings.order)
+        return partial(_probe, self.settings.scorer, method, self.settings.order, self.settings.compare)
 
     def identity(self, facts: DetectFacts) -> dict[str, Any]:
-        own = {"order": facts.order, "qrels": content_hash(self.qrels)}
+        compared = [one.id for one in self.settings.compare]
+        own = {"order": facts.order, "qrels": content_hash(self.qrels), "compare": compared}
         return scorer_identity(self.settings.run.affecting_output, facts.scorer) | own
 
     def order(self, surveys: Sequence[FileSurvey], facts: DetectFacts) -> str:
@@ -167,14 +171,18 @@ class DetectJob:
         return DetectionSideFiles(plan, self.settings, facts)
 
 
-def _probe(settings: ScorerSettings, method: str, order: str) -> DetectFacts:
+def _probe(settings: ScorerSettings, method: str, order: str, compare: Sequence[HeadSet]) -> DetectFacts:
     from pipelines.actors import open_scorer  # torch, which the driver does not need
     from qrcore.loading import load_method
+    from qrcore.matching import check_origin
     from qrcore.models import open_model
 
     usual: Any = load_method(method).needs.order or "as_given" if order == "auto" else order
-    shape = open_model(settings.model, settings.revision).shape
-    return DetectFacts(open_scorer(replace(settings, order=usual)).identity, shape, usual)
+    source = open_model(settings.model, settings.revision)
+    for one in compare:
+        one.check_fits(source.shape)
+    warnings = tuple(warning for one in compare for warning in check_origin(one, source, "warn"))
+    return DetectFacts(open_scorer(replace(settings, order=usual)).identity, source.shape, usual, warnings)
 
 
 def _worker(
@@ -218,7 +226,8 @@ class DetectionSideFiles:
         report = detection_report(artifact, chosen, others, self._examples)
         report["order"] = self._facts.order
         report["copying"] = self._copying()
-        report["rivals"] = rivals(chosen, others, self._facts.shape, self._settings.choice.top)
+        report["rivals"] = rivals(chosen, others, self._facts.shape, self._settings.choice, self._settings.compare)
+        report["warnings"] += self._facts.warnings
         contents = {
             HEAD_SET_FILE: artifact.model_dump_json(indent=1, exclude_none=True).encode(),
             HEAD_SCORES_FILE: head_score_table([chosen, *others], origin),
@@ -229,6 +238,11 @@ class DetectionSideFiles:
         for name, data in contents.items():
             storage.create(join(run_uri, folder, name), data)
         return [self._errors.write(storage, run_uri, folder), *(f"{folder}/{name}" for name in contents)]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """See :class:`pipelines.run.SideFileWriter`; those of the choice stand in the report."""
+        return ()
 
     def _line(self, run_uri: str) -> RunLine:
         return RunLine(self._plan.run_id, JOB, self._plan.name, run_uri, sum(self._examples.prompt_tokens))

@@ -31,6 +31,7 @@ from pipelines.splits import Part
 from pipelines.storage import Storage, join
 from pipelines.work import UnitWorker
 from qrcore.heads import HeadSet
+from qrcore.matching import length_warnings
 from qrcore.records import Order, ScorerIdentity
 
 JOB: Final = "prove"
@@ -45,7 +46,8 @@ class ProveSettings:
     """The chosen set and its rivals by name, the order of documents that the choice was made in, the queries to rank
     (None for all: then they are the ones that the choice was made on, and the report says so).
 
-    ``masks``: heads to hold back, by name, where rows are needle trials (:func:`~pipelines.detection.causal.mask_sets`);
+    ``masks``: heads to hold back, by name, where rows are needle trials, see
+    :func:`~pipelines.detection.causal.mask_sets`;
     ``answer_prefix``: what is given of their answers; ``found``: the head set that is proved.
     """
 
@@ -157,6 +159,7 @@ class ProofSideFiles:
         folder = f"commit/{driver}"
         report = proof_report(self._settings, self._trials, self._masked)
         line = RunLine(self._plan.run_id, JOB, self._plan.name, run_uri, self._tokens)
+        report["warnings"] = list(self.warnings)
         contents = {
             REPORT_FILE: json.dumps(report, indent=1).encode(),
             PAGE_FILE: proof_page(report, line).encode(),
@@ -164,6 +167,12 @@ class ProofSideFiles:
         for name, data in contents.items():
             storage.create(join(run_uri, folder, name), data)
         return [self._errors.write(storage, run_uri, folder), *(f"{folder}/{name}" for name in contents)]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """See :class:`pipelines.run.SideFileWriter`."""
+        found = self._settings.found
+        return length_warnings(found.id, found.prompt_tokens, self._trials.prompt_tokens)
 
 
 def proof_report(settings: ProveSettings, trials: Trials, masked: MaskedTrials) -> dict[str, Any]:

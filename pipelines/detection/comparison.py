@@ -51,21 +51,27 @@ class PlaceQuality:
 
 @dataclass(slots=True)
 class Trials:
-    """What the rows of all units say: by order of documents, head set and query."""
+    """What the rows of all units say: by order of documents, head set and query; ``prompt_tokens``: of a prompt of each
+    query."""
 
     ndcg: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
     longest: dict[tuple[str, str], list[bool]] = field(default_factory=dict)
     places: dict[str, dict[str, float]] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
     kept_back: int = 0
+    prompt_tokens: list[int] = field(default_factory=list)
 
     def add(self, rows: pa.Table) -> None:
         """Take in the rows of one unit."""
-        for row in rows.select(["query_id", "trials", "error"]).to_pylist():
+        for row in rows.select(["query_id", "trials", "prompt_tokens", "error"]).to_pylist():
             if row["error"] is not None:
                 self.errors[row["error"]["code"]] = self.errors.get(row["error"]["code"], 0) + 1
             elif row["trials"] is None:
                 self.kept_back += 1
+            if row["trials"]:
+                # The same documents in every order: one prompt is about as long as another.
+                orders = {trial["order"] for trial in row["trials"]}
+                self.prompt_tokens.append(row["prompt_tokens"] // len(orders))
             for trial in row["trials"] or ():
                 key = (trial["order"], trial["head_set"])
                 self.ndcg.setdefault(key, {})[row["query_id"]] = trial["ndcg_10"]

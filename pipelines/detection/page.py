@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from pipelines.detection.pictures import Dot, head_map, masked_sets, score_curve, trade_off
-from pipelines.detection.rivals import CHOSEN
+from pipelines.detection.rivals import ANY_DEPTH, CHOSEN
 from pipelines.report.charts import Bar, bars
 from pipelines.report.html import page_environment
 from qrcore.heads import Head, HeadSet, kv_heads, parse_head
@@ -88,7 +88,7 @@ def _costs(report: Mapping[str, Any]) -> dict[str, Markup]:
         layers = 1 + max((parse_head(head).layer for head in one["heads"]), default=-1)
         value = one["ndcg_10"]
         dot = Dot(one["name"], value["mean"], value["low"], value["high"], one["name"] == CHOSEN)
-        if one["name"] == CHOSEN or one["name"].startswith("up-to-layer-"):
+        if one["name"] in (CHOSEN, ANY_DEPTH) or one["name"].startswith("up-to-layer-"):
             depths.append((float(layers), dot))
         if one["name"] == CHOSEN or one["name"].startswith("top-"):
             numbers.append((float(len(one["heads"])), dot))
