@@ -50,6 +50,7 @@ format: venv
 
 bench: venv
 	$(BIN)/python -m tests.benchmarks.scoring
+	$(BIN)/python -m tests.benchmarks.detection
 
 # LISTS: folder of judged lists that are made from the collections beside the repository.
 LISTS ?= judged-lists

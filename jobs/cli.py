@@ -129,8 +129,11 @@ def detect(
     qrels: Annotated[str | None, typer.Option(help="Judgements: which candidates are relevant.")] = None,
     output: Annotated[str | None, typer.Option(help="Folder of runs, local or s3://.")] = None,
     model: Annotated[str | None, typer.Option(help="Model folder, hub id, 'embedded' or 'embedded-gqa'.")] = None,
-    method: Annotated[str | None, typer.Option(help="The method that chooses: qrscore, ndcg or core.")] = None,
+    method: Annotated[str | None, typer.Option(help="The method that chooses: qrscore, ndcg, core or copy.")] = None,
     top: Annotated[int | None, typer.Option(help="Heads to choose.")] = None,
+    compare: Annotated[
+        list[str] | None, typer.Option(help="Another head set to prove the choice against; repeatable.")
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="Prompt format: auto, chat, plain or a name.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run and of the head set.")] = None,
     config: Annotated[str | None, typer.Option(help="YAML file with all settings.")] = None,
@@ -145,6 +148,7 @@ def detect(
         "model.id": model,
         "methods.method": method,
         "methods.top": top,
+        "compare": compare or None,
         "reading.prompt": prompt,
         "name": name,
     }
@@ -167,6 +171,40 @@ def _detect(config_file: str | None, flags: dict[str, Any], assignments: list[st
     show_result(console, detected.proved)
     manifests = (detected.found.manifest, detected.proved.manifest)
     return exit_code(sum(one.failed for one in manifests), sum(len(one.skipped_files) for one in manifests))
+
+
+@app.command()
+def needles(
+    inputs: Annotated[list[str] | None, typer.Option("--input", help="Parquet text shards; repeatable.")] = None,
+    output: Annotated[str | None, typer.Option(help="Folder for the trials, local or s3://.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model folder, hub id, 'embedded' or 'embedded-gqa'.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Prompt format: auto, chat, plain or a name.")] = None,
+    config: Annotated[str | None, typer.Option(help="YAML file with all settings.")] = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="section.field=value; repeatable.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Hide needles in haystacks of your own text: trials for finding copying heads."""
+    flags = {"input.uris": inputs or None, "output.uri": output, "model.id": model, "model.prompt": prompt}
+    raise typer.Exit(_guarded(lambda: _needles(config, flags, assignments or []), debug))
+
+
+def _needles(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
+    from jobs.console import show_line, show_stage
+    from jobs.needles import NeedlesConfig
+    from jobs.needles import needles as run_needles
+
+    config = validate(NeedlesConfig, _gather(config_file, flags, assignments))
+    console = Console()
+    made = run_needles(config, lambda message: show_stage(console, message))
+    word = "already there" if made.already_there else "written"
+    show_line(
+        console,
+        (word, "bold green"),
+        f"  {made.trials} trials of {made.shortest_tokens} to {made.longest_tokens} tokens",
+    )
+    show_line(console, f"  trials   {made.trials_uri}")
+    show_line(console, f"  qrels    {made.qrels_uri}")
+    return COMMITTED
 
 
 @app.command("train-embedded")

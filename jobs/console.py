@@ -27,6 +27,11 @@ def show_line(console: Console, *parts: str | tuple[str, str]) -> None:
     console.print(Text.assemble(*parts), soft_wrap=True)
 
 
+def show_stage(console: Console, message: str) -> None:
+    """One line for a step that begins."""
+    show_line(console, ("·", "dim"), f" {message} …")
+
+
 class ConsoleObserver:
     """Progress on a terminal as a bar, elsewhere as one line every ten seconds."""
 
@@ -46,7 +51,7 @@ class ConsoleObserver:
     def stage(self, message: str) -> None:
         """One line for a step of the run."""
         self._stop_bar()
-        show_line(self._console, ("·", "dim"), f" {message} …")
+        show_stage(self._console, message)
 
     def planned(self, plan: Plan, done: frozenset[str]) -> None:
         """Show what will be done and start counting; ``done``: ids of units that earlier commands finished."""
@@ -111,7 +116,7 @@ class TrainingLines:
 
     def phase(self, message: str) -> None:
         """One line for a step of the run."""
-        show_line(self._console, ("·", "dim"), f" {message} …")
+        show_stage(self._console, message)
 
     def progress(self, seed: int, progress: TrainingProgress, share: float) -> None:
         """Show where the training of one seed's model stands, if it is time; ``share``: how much of it is done."""
@@ -151,6 +156,8 @@ def show_result(console: Console, result: RunResult, qrels: str | None = None) -
     )
     if manifest.skipped_files:
         show_line(console, f"  skipped files: {len(manifest.skipped_files)} (named in the manifest)")
+    for warning in manifest.warnings:
+        show_line(console, ("warning", "yellow"), f"  {warning}")
     if result.already_committed and qrels:
         show_line(console, "  the report of the first commit stands: judgements given now were not added to it")
     files = {"run": "", "manifest": "_manifest.json"}

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from jobs.detect_config import DetectConfig
+from jobs.heads import head_set_of
 from jobs.rerank import absolute_model, run_settings, with_endpoint
 from jobs.settings import flatten
 
@@ -53,6 +54,7 @@ def pipeline_settings(config: DetectConfig, environment: Mapping[str, str] = Map
     """The pipeline's settings for this configuration in this environment."""
     from pipelines.detect import DetectSettings
     from pipelines.detection.choice import Choice
+    from pipelines.detection.copying import CopySettings
     from pipelines.scorers import ScorerSettings
 
     affecting_output = flatten(config, only_affecting_output=True)
@@ -61,6 +63,7 @@ def pipeline_settings(config: DetectConfig, environment: Mapping[str, str] = Map
     config = config.model_copy(update={"model": model, "storage": storage})
     reading, methods = config.reading.model_dump(exclude={"order"}), config.methods
     weight = {"calibration_weight": config.reading.calibration_weight}
+    copying = CopySettings(**config.copying.model_dump(exclude={"controls"})) if methods.method == "copy" else None
     return DetectSettings(
         run=run_settings(config, affecting_output),
         scorer=ScorerSettings(
@@ -72,8 +75,9 @@ def pipeline_settings(config: DetectConfig, environment: Mapping[str, str] = Map
             threads=config.actors.threads,
             **reading,
         ),
-        method=methods.method,
+        method=copying.method if copying else methods.method,
         methods={
+            **(copying.methods if copying else {}),
             "qrscore": weight,
             "ndcg": {"cutoff": methods.ndcg_cutoff, **weight},
             "core": {"temperature": methods.core_temperature},
@@ -84,6 +88,9 @@ def pipeline_settings(config: DetectConfig, environment: Mapping[str, str] = Map
         qrels=config.qrels,
         dataset_id=config.dataset_id,
         contamination=_contamination(config),
+        copying=copying,
+        controls=config.copying.controls,
+        compare=tuple(map(head_set_of, config.compare)),
     )
 
 

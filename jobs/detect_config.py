@@ -54,8 +54,11 @@ class ReadingConfig(Section):
 class MethodsConfig(Section):
     """How heads are judged, and how many are chosen."""
 
-    method: Literal["qrscore", "ndcg", "core"] = setting(
-        "qrscore", "The method that chooses; the others are compared with it.", affects_output=True, flag="--method"
+    method: Literal["qrscore", "ndcg", "core", "copy"] = setting(
+        "qrscore",
+        "The method that chooses; the others are compared with it. copy: on needle trials (qrbatch needles) only.",
+        affects_output=True,
+        flag="--method",
     )
     top: int = setting(16, "Heads to choose.", affects_output=True, flag="--top", gt=0)
     max_layer: int | None = setting(
@@ -66,6 +69,28 @@ class MethodsConfig(Section):
         0.001, "Temperature of core; its authors used 0.001 and 0.1.", affects_output=True, gt=0
     )
     seed: int = setting(0, "Seed of resampling and of random heads.", affects_output=True, ge=0)
+
+
+class CopyingConfig(Section):
+    """How heads are seen to copy; for ``method: copy``."""
+
+    answering: Literal["teacher_forced", "decode"] = setting(
+        "teacher_forced", "The needle itself is the answer, or the model generates it.", affects_output=True
+    )
+    max_new_tokens: int = setting(50, "Longest answer of decode.", affects_output=True, gt=0)
+    answer_prefix: str = setting(
+        "auto",
+        "Text before the answer, {place} is the document's number; auto: '[{place}] ' in the embedded models' prompt.",
+        affects_output=True,
+    )
+    mean: Literal["unconditional", "conditional"] = setting(
+        "unconditional",
+        "Which mean chooses: over all trials, or over those in which the model did answer with the needle.",
+        affects_output=True,
+    )
+    controls: int = setting(
+        20, "Sets of other heads that the causal check of needle trials masks; 0: no check.", affects_output=True, ge=0
+    )
 
 
 class DetectConfig(Section):
@@ -91,9 +116,16 @@ class DetectConfig(Section):
         "Queries to find heads on: 40 % of the ids, the others prove the choice; all: proved on what it has seen.",
         affects_output=True,
     )
+    compare: tuple[str, ...] = setting(
+        (),
+        "Further head sets to prove the choice against: published or shipped ones by name, JSON files, or lists.",
+        affects_output=True,
+        flag="--compare",
+    )
     model: DetectModelConfig = Field(default_factory=DetectModelConfig)
     reading: ReadingConfig = Field(default_factory=ReadingConfig)
     methods: MethodsConfig = Field(default_factory=MethodsConfig)
+    copying: CopyingConfig = Field(default_factory=CopyingConfig)
     units: UnitsConfig = Field(default_factory=UnitsConfig)
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)

@@ -97,6 +97,22 @@ def _show_proof(console: Console, proof: dict[str, Any]) -> None:
             one["name"], f"{one['ndcg_10']['mean']:.3f}", "" if own else difference, "" if own else _verdict(minus)
         )
     console.print(table)
+    _show_causal(console, proof["causal"])
+
+
+def _show_causal(console: Console, causal: dict[str, Any] | None) -> None:
+    if causal is None:
+        return
+    for kind, said in (("copied", "needle tokens right"), ("answered", "documents named right")):
+        if causal[kind]:
+            drop = causal[kind]["drop"]
+            show_line(
+                console,
+                f"{said}: intact {causal['intact'][kind]['mean']:.3f}, chosen held back "
+                f"{causal['chosen'][kind]['mean']:.3f}, beyond {len(causal['controls'])} control sets "
+                f"{drop['mean']:+.3f} [{drop['low']:+.3f}, {drop['high']:+.3f}], more than "
+                f"{causal[kind]['percentile']:.0%} of them ({causal['trials']} trials)",
+            )
 
 
 def _verdict(difference: dict[str, float]) -> str:

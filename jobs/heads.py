@@ -38,6 +38,13 @@ def find_head_set(name_or_file: str) -> HeadSet:
     return next((one for one in every_head_set() if one.name == name_or_file), None) or load_head_set(name_or_file)
 
 
+def head_set_of(text: str) -> HeadSet:
+    """The same, or a list such as ``3-1,4-0``."""
+    from qrcore.heads import head_set_from_list, is_head_list
+
+    return head_set_from_list(text) if is_head_list(text) else find_head_set(text)
+
+
 def fit(name_or_file: str, model: str, revision: str | None, *, allow_mismatch: bool) -> Fit:
     """Check a head set against a model; no weights are loaded. Raises :class:`HeadSetError` if it does not fit."""
     from qrcore.heads import kv_heads

@@ -43,7 +43,8 @@ class CommittedObject(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a committed run consists of. ``driver`` is the uuid of the process that committed it."""
+    """What a committed run consists of. ``driver`` is the uuid of the process that committed it; ``warnings``: what
+    was noticed only when everything was done (those before it stand in ``provenance``)."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -62,6 +63,7 @@ class Manifest(BaseModel):
     objects: tuple[CommittedObject, ...]
     side_files: tuple[str, ...]
     provenance: dict[str, Any]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,7 +151,13 @@ def check_balanced(plan: Plan, objects: Sequence[CommittedObject]) -> None:
         )
 
 
-def make_manifest(plan: Plan, objects: Sequence[CommittedObject], driver: str, side_files: Sequence[str]) -> Manifest:
+def make_manifest(
+    plan: Plan,
+    objects: Sequence[CommittedObject],
+    driver: str,
+    side_files: Sequence[str],
+    warnings: Sequence[str] = (),
+) -> Manifest:
     """The manifest of a complete run."""
     return Manifest(
         run_id=plan.run_id,
@@ -166,6 +174,7 @@ def make_manifest(plan: Plan, objects: Sequence[CommittedObject], driver: str, s
         objects=tuple(objects),
         side_files=tuple(side_files),
         provenance=plan.provenance,
+        warnings=tuple(warnings),
     )
 
 

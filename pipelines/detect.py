@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Final, Literal
 
+import numpy as np
 import pyarrow as pa
 
 from pipelines.commit import StoredUnit
+from pipelines.detection.causal import Masks, mask_sets
 from pipelines.detection.choice import Choice
+from pipelines.detection.copying import COPY, COPY_CONDITIONAL, CopySettings
 from pipelines.detection.found import Examples, Found, Origin, find, head_score_table, head_set
 from pipelines.detection.page import RunLine, detection_page
 from pipelines.detection.report import detection_report
@@ -24,6 +27,7 @@ from pipelines.detection.rows import HEAD_VALUES_SCHEMA
 from pipelines.identity import code_version, content_hash
 from pipelines.inputs import FileSurvey
 from pipelines.labels import Qrels, load_qrels
+from pipelines.needle_columns import needle_fields
 from pipelines.plan import Plan
 from pipelines.prove import ProveSettings
 from pipelines.run import Observer, RunResult, RunSettings, run_job
@@ -36,6 +40,7 @@ from qrcore.heads import HeadSet, ModelShape
 from qrcore.records import Order, ScorerIdentity
 
 JOB: Final = "detect"
+_COPYING: Final = (COPY, COPY_CONDITIONAL)
 HEAD_SET_FILE: Final = "headset.json"
 HEAD_SCORES_FILE: Final = "head_scores.parquet"
 REPORT_FILE: Final = "report.json"
@@ -48,7 +53,9 @@ class DetectSettings:
 
     ``scorer`` reads all heads; ``methods`` with their settings, of which ``method`` chooses and the others are
     compared with it; ``order=auto``: the one that the choosing method's authors use, else as given; ``part``: the
-    queries to find heads on, None for all; ``dataset_id`` and ``contamination`` are kept with the head set.
+    queries to find heads on, None for all; ``dataset_id`` and ``contamination`` are kept with the head set;
+    ``copying``: that rows are needle trials, and how heads are seen to copy; ``controls``: sets of other heads that the
+    causal check of needle trials masks, 0 for no check; ``compare``: further sets to prove the choice against.
     """
 
     run: RunSettings
@@ -61,15 +68,20 @@ class DetectSettings:
     qrels: str
     dataset_id: str
     contamination: str | None
+    copying: CopySettings | None = None
+    controls: int = 20
+    compare: tuple[HeadSet, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class DetectFacts:
-    """What loading the model told, and in which order documents stand in prompts."""
+    """What loading the model told, in which order documents stand in prompts, and what is to be known of the sets that
+    the choice is compared with."""
 
     scorer: ScorerIdentity
     shape: ModelShape
     order: Order
+    warnings: tuple[str, ...] = ()
 
 
 def run(settings: DetectSettings, observer: Observer) -> RunResult:
@@ -79,8 +91,13 @@ def run(settings: DetectSettings, observer: Observer) -> RunResult:
     :class:`IncompleteRunError` where the same command resumes.
     """
     qrels = load_qrels(settings.qrels, settings.run.storage)
-    scorer = replace(on_requested_device(settings.scorer, settings.run.pool), heads="all")
+    scorer = _reading_all_heads(settings)
     return run_job(DetectJob(replace(settings, scorer=scorer), qrels), settings.run, observer)
+
+
+def _reading_all_heads(settings: DetectSettings) -> ScorerSettings:
+    depth = "full" if settings.copying else "heads"
+    return replace(on_requested_device(settings.scorer, settings.run.pool), heads="all", depth=depth)
 
 
 def found_head_set(result: RunResult, settings: RunSettings) -> HeadSet:
@@ -92,14 +109,24 @@ def found_head_set(result: RunResult, settings: RunSettings) -> HeadSet:
 def proof_settings(settings: DetectSettings, result: RunResult) -> ProveSettings:
     """How the choice of a committed run is proved: on the queries of the other part or, if it saw all, on all."""
     findings = read_side_file(result.run_uri, result.manifest.side_files, REPORT_FILE, settings.run.storage)
+    found = found_head_set(result, settings.run)
     return ProveSettings(
         run=replace(settings.run, name=f"{settings.run.name}-proof"),
-        scorer=replace(on_requested_device(settings.scorer, settings.run.pool), heads="all"),
+        scorer=_reading_all_heads(settings),
         sets={name: tuple(heads) for name, heads in findings["rivals"].items()},
         order=findings["order"],
         part="test" if settings.part else None,
         qrels=load_qrels(settings.qrels, settings.run.storage),
+        found=found,
+        masks=_masks(settings, found),
+        answer_prefix=settings.copying.answer_prefix if settings.copying else "auto",
     )
+
+
+def _masks(settings: DetectSettings, found: HeadSet) -> Masks:
+    if not settings.controls or found.shape is None:
+        return {}
+    return mask_sets(found.heads, found.shape, settings.controls, settings.choice.seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +138,12 @@ class DetectJob:
     name: str = JOB
 
     def probe(self) -> Callable[[], DetectFacts]:
-        return partial(_probe, self.settings.scorer, self.settings.method, self.settings.order)
+        method = COPY if self.settings.copying else self.settings.method
+        return partial(_probe, self.settings.scorer, method, self.settings.order, self.settings.compare)
 
     def identity(self, facts: DetectFacts) -> dict[str, Any]:
-        own = {"order": facts.order, "qrels": content_hash(self.qrels)}
+        compared = [one.id for one in self.settings.compare]
+        own = {"order": facts.order, "qrels": content_hash(self.qrels), "compare": compared}
         return scorer_identity(self.settings.run.affecting_output, facts.scorer) | own
 
     def order(self, surveys: Sequence[FileSurvey], facts: DetectFacts) -> str:
@@ -125,34 +154,49 @@ class DetectJob:
         return scorer_record(replace(self.settings.scorer, order=order), facts.scorer) | {"detection": found}
 
     def output_schema(self, surveys: Sequence[FileSurvey]) -> tuple[pa.Schema, tuple[str, ...]]:
-        return HEAD_VALUES_SCHEMA, ()
+        if not self.settings.copying:
+            return HEAD_VALUES_SCHEMA, ()
+        fields = needle_fields(surveys)
+        schema = pa.schema([*HEAD_VALUES_SCHEMA, *fields], metadata=HEAD_VALUES_SCHEMA.metadata)
+        return schema, tuple(field.name for field in fields)
 
     def worker(self, facts: DetectFacts, plan: Plan) -> Callable[[], UnitWorker]:
         scorer = replace(
             self.settings.scorer, order=facts.order, revision=facts.scorer.revision, dtype=facts.scorer.dtype
         )
-        return partial(_worker, scorer, self.settings.methods, self.settings.part, self.qrels)
+        methods = {name: chosen for name, chosen in self.settings.methods.items() if name not in _COPYING}
+        return partial(_worker, scorer, methods, self.settings.part, self.settings.copying, self.qrels)
 
     def side_files(self, plan: Plan, facts: DetectFacts) -> DetectionSideFiles:
         return DetectionSideFiles(plan, self.settings, facts)
 
 
-def _probe(settings: ScorerSettings, method: str, order: str) -> DetectFacts:
+def _probe(settings: ScorerSettings, method: str, order: str, compare: Sequence[HeadSet]) -> DetectFacts:
     from pipelines.actors import open_scorer  # torch, which the driver does not need
     from qrcore.loading import load_method
+    from qrcore.matching import check_origin
     from qrcore.models import open_model
 
     usual: Any = load_method(method).needs.order or "as_given" if order == "auto" else order
-    shape = open_model(settings.model, settings.revision).shape
-    return DetectFacts(open_scorer(replace(settings, order=usual)).identity, shape, usual)
+    source = open_model(settings.model, settings.revision)
+    for one in compare:
+        one.check_fits(source.shape)
+    warnings = tuple(warning for one in compare for warning in check_origin(one, source, "warn"))
+    return DetectFacts(open_scorer(replace(settings, order=usual)).identity, source.shape, usual, warnings)
 
 
 def _worker(
-    scorer: ScorerSettings, methods: Mapping[str, Mapping[str, Any]], part: Part | None, qrels: Qrels
+    scorer: ScorerSettings,
+    methods: Mapping[str, Mapping[str, Any]],
+    part: Part | None,
+    copying: CopySettings | None,
+    qrels: Qrels,
 ) -> UnitWorker:
-    from pipelines.detection.worker import DetectorSettings, HeadValueWorker  # torch
+    from pipelines.detection.copy_worker import CopyValueWorker  # torch
+    from pipelines.detection.worker import DetectorSettings, HeadValueWorker
 
-    return HeadValueWorker(DetectorSettings(scorer, methods, part), qrels)
+    settings = DetectorSettings(scorer, methods, part)
+    return CopyValueWorker(settings, copying, qrels) if copying else HeadValueWorker(settings, qrels)
 
 
 class DetectionSideFiles:
@@ -181,7 +225,9 @@ class DetectionSideFiles:
         artifact = head_set(chosen, self._examples, origin)
         report = detection_report(artifact, chosen, others, self._examples)
         report["order"] = self._facts.order
-        report["rivals"] = rivals(chosen, others, self._facts.shape, self._settings.choice.top)
+        report["copying"] = self._copying()
+        report["rivals"] = rivals(chosen, others, self._facts.shape, self._settings.choice, self._settings.compare)
+        report["warnings"] += self._facts.warnings
         contents = {
             HEAD_SET_FILE: artifact.model_dump_json(indent=1, exclude_none=True).encode(),
             HEAD_SCORES_FILE: head_score_table([chosen, *others], origin),
@@ -193,13 +239,26 @@ class DetectionSideFiles:
             storage.create(join(run_uri, folder, name), data)
         return [self._errors.write(storage, run_uri, folder), *(f"{folder}/{name}" for name in contents)]
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """See :class:`pipelines.run.SideFileWriter`; those of the choice stand in the report."""
+        return ()
+
     def _line(self, run_uri: str) -> RunLine:
         return RunLine(self._plan.run_id, JOB, self._plan.name, run_uri, sum(self._examples.prompt_tokens))
 
     def _found(self) -> list[Found]:
         settings = self._settings
-        names = [settings.method, *(name for name in settings.methods if name != settings.method)]
+        others = [name for name in settings.methods if name != settings.method and self._examples.says_something(name)]
+        names = [settings.method, *others]
         return [find(self._examples, name, settings.methods[name], settings.choice) for name in names]
+
+    def _copying(self) -> dict[str, Any] | None:
+        """How the trials went, where there are any."""
+        if not self._settings.copying:
+            return None
+        succeeded = sum(not np.isnan(one).all() for one in self._examples.values.get(COPY_CONDITIONAL, ()))
+        return {**asdict(self._settings.copying), "trials": len(self._examples.prompt_tokens), "succeeded": succeeded}
 
     def _origin(self) -> Origin:
         settings = self._settings

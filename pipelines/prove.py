@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
 
 from pipelines.commit import StoredUnit
+from pipelines.detection.causal import MaskedTrials, Masks, causal_findings
 from pipelines.detection.comparison import Trials, by_place, compare_sets, draws
 from pipelines.detection.page import RunLine, proof_page
 from pipelines.detection.rivals import CHOSEN
@@ -21,6 +22,7 @@ from pipelines.detection.trials import TRIALS_SCHEMA
 from pipelines.identity import content_hash
 from pipelines.inputs import FileSurvey
 from pipelines.labels import Qrels
+from pipelines.needle_columns import PLACE_FIELDS, are_needle_trials
 from pipelines.plan import Plan
 from pipelines.run import Observer, RunResult, RunSettings, run_job
 from pipelines.scorers import ScorerSettings, probe, scorer_identity, scorer_record
@@ -28,6 +30,8 @@ from pipelines.side_files import ErrorLines
 from pipelines.splits import Part
 from pipelines.storage import Storage, join
 from pipelines.work import UnitWorker
+from qrcore.heads import HeadSet
+from qrcore.matching import length_warnings
 from qrcore.records import Order, ScorerIdentity
 
 JOB: Final = "prove"
@@ -40,7 +44,12 @@ ORDERS: Final[tuple[Order, ...]] = ("as_given", "reversed", "shuffled")
 @dataclass(frozen=True, slots=True)
 class ProveSettings:
     """The chosen set and its rivals by name, the order of documents that the choice was made in, the queries to rank
-    (None for all: then they are the ones that the choice was made on, and the report says so)."""
+    (None for all: then they are the ones that the choice was made on, and the report says so).
+
+    ``masks``: heads to hold back, by name, where rows are needle trials, see
+    :func:`~pipelines.detection.causal.mask_sets`;
+    ``answer_prefix``: what is given of their answers; ``found``: the head set that is proved.
+    """
 
     run: RunSettings
     scorer: ScorerSettings
@@ -48,6 +57,9 @@ class ProveSettings:
     order: Order
     part: Part | None
     qrels: Qrels
+    found: HeadSet
+    masks: Masks = field(default_factory=dict)
+    answer_prefix: str = "auto"
 
     @property
     def orders(self) -> dict[Order, tuple[str, ...]]:
@@ -72,7 +84,11 @@ class ProveJob:
 
     def identity(self, facts: ScorerIdentity) -> dict[str, Any]:
         settings = self.settings
-        own = {"sets": {name: list(heads) for name, heads in settings.sets.items()}, "order": settings.order}
+        named = {"sets": settings.sets, "masks": settings.masks}
+        own: dict[str, Any] = {
+            kind: {name: list(heads) for name, heads in sets.items()} for kind, sets in named.items()
+        }
+        own |= {"order": settings.order, "answer_prefix": settings.answer_prefix}
         return scorer_identity(settings.run.affecting_output, facts) | own | {"qrels": content_hash(settings.qrels)}
 
     def order(self, surveys: Sequence[FileSurvey], facts: ScorerIdentity) -> str:
@@ -83,12 +99,20 @@ class ProveJob:
         return scorer_record(replace(self.settings.scorer, order=order), facts) | {"sets": sets}
 
     def output_schema(self, surveys: Sequence[FileSurvey]) -> tuple[pa.Schema, tuple[str, ...]]:
-        return TRIALS_SCHEMA, ()
+        if not self.settings.masks or not are_needle_trials(surveys):
+            return TRIALS_SCHEMA, ()
+        schema = pa.schema([*TRIALS_SCHEMA, *PLACE_FIELDS], metadata=TRIALS_SCHEMA.metadata)
+        return schema, tuple(field.name for field in PLACE_FIELDS)
 
     def worker(self, facts: ScorerIdentity, plan: Plan) -> Callable[[], UnitWorker]:
         settings = self.settings
         scorer = replace(settings.scorer, revision=facts.revision, dtype=facts.dtype)
-        return partial(_worker, scorer, dict(settings.sets), settings.orders, settings.part, settings.qrels)
+        # Rows that are no trials carry no needle columns; then nothing is masked.
+        masks = settings.masks if plan.carried else {}
+        trials = partial(
+            _worker, scorer, dict(settings.sets), settings.orders, settings.part, masks, settings.answer_prefix
+        )
+        return partial(trials, settings.qrels)
 
     def side_files(self, plan: Plan, facts: ScorerIdentity) -> ProofSideFiles:
         return ProofSideFiles(plan, self.settings)
@@ -99,11 +123,13 @@ def _worker(
     sets: Mapping[str, tuple[str, ...]],
     orders: Mapping[Order, tuple[str, ...]],
     part: Part | None,
+    masks: Masks,
+    answer_prefix: str,
     qrels: Qrels,
 ) -> UnitWorker:
     from pipelines.detection.trials import TrialSettings, TrialWorker  # torch
 
-    return TrialWorker(TrialSettings(scorer, sets, orders, part), qrels)
+    return TrialWorker(TrialSettings(scorer, sets, orders, part, masks, answer_prefix), qrels)
 
 
 class ProofSideFiles:
@@ -114,12 +140,14 @@ class ProofSideFiles:
         self._settings = settings
         self._tokens = 0
         self._trials = Trials()
+        self._masked = MaskedTrials()
         self._errors = ErrorLines()
 
     def watch(self, units: Iterable[StoredUnit]) -> Iterator[StoredUnit]:
         """The same units, taken note of."""
         for stored in units:
             self._trials.add(stored.answers)
+            self._masked.add(stored.answers)
             self._tokens += stored.footer["prompt_tokens"]
             self._errors.add(stored)
             yield stored
@@ -129,8 +157,9 @@ class ProofSideFiles:
     ) -> list[str]:
         """Put errors.jsonl and the report; their paths within the run."""
         folder = f"commit/{driver}"
-        report = proof_report(self._settings, self._trials)
+        report = proof_report(self._settings, self._trials, self._masked)
         line = RunLine(self._plan.run_id, JOB, self._plan.name, run_uri, self._tokens)
+        report["warnings"] = list(self.warnings)
         contents = {
             REPORT_FILE: json.dumps(report, indent=1).encode(),
             PAGE_FILE: proof_page(report, line).encode(),
@@ -139,9 +168,17 @@ class ProofSideFiles:
             storage.create(join(run_uri, folder, name), data)
         return [self._errors.write(storage, run_uri, folder), *(f"{folder}/{name}" for name in contents)]
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """See :class:`pipelines.run.SideFileWriter`."""
+        found = self._settings.found
+        return length_warnings(found.id, found.prompt_tokens, self._trials.prompt_tokens)
 
-def proof_report(settings: ProveSettings, trials: Trials) -> dict[str, Any]:
-    """The sets with their qualities, the chosen one's by order and place, and what was not ranked."""
+
+def proof_report(settings: ProveSettings, trials: Trials, masked: MaskedTrials) -> dict[str, Any]:
+    """The sets with their qualities, the chosen one's by order and place, what masking it costs in needle trials, and
+    what was not ranked."""
+    causal = causal_findings(settings.masks, masked)
     qualities = compare_sets(trials, settings.order) if trials.queries else []
     return {
         "queries": trials.queries,
@@ -152,4 +189,5 @@ def proof_report(settings: ProveSettings, trials: Trials) -> dict[str, Any]:
         "sets": [{"heads": list(settings.sets.get(one.name, ())), **asdict(one)} for one in qualities],
         "random": [asdict(one) for one in draws(qualities)],
         "places": [asdict(one) for one in by_place(trials)],
+        "causal": asdict(causal) if causal else None,
     }

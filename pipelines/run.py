@@ -69,6 +69,11 @@ class SideFileWriter(Protocol):
         self, storage: Storage, run_uri: str, driver: str, resumed: bool, write_s: Mapping[str, float]
     ) -> list[str]: ...
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the units that were watched give cause to warn of, for the manifest."""
+        ...
+
 
 class Job(Protocol[Facts]):
     """What one kind of run adds to the steps that all share."""
@@ -243,5 +248,5 @@ class _Run(Generic[Facts]):
         objects = [unit.entry for unit in side_files.watch(stored)]
         check_balanced(plan, objects)
         paths = side_files.write(self.storage, self.uri, driver, resumed, write_seconds)
-        manifest = make_manifest(plan, objects, driver, paths)
+        manifest = make_manifest(plan, objects, driver, paths, side_files.warnings)
         return commit(self.storage, absolute(self.settings.output), self.uri, manifest)

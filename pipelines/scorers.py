@@ -12,7 +12,7 @@ from qrcore.records import ScorerIdentity
 
 #: Settings that enter the identity as what they came to (hashes, resolved names), not as they were spelled.
 _RESOLVED_BY_PROBE: Final = frozenset(
-    {"model.id", "model.revision", "model.heads", "model.dtype", "model.device", "scoring.prompt"}
+    {"model.id", "model.revision", "model.heads", "model.dtype", "model.device", "scoring.prompt", "compare"}
 )
 
 
@@ -33,6 +33,7 @@ class ScorerSettings:
     document_special_tokens: str = "text"
     allow_sliding_window: bool = False
     on_mismatch: str = "refuse"
+    depth: str = "heads"
     threads: int = 1
 
 
@@ -96,4 +97,5 @@ def scorer_record(settings: ScorerSettings, facts: ScorerIdentity) -> dict[str, 
         "dtype": facts.dtype,
         "device": facts.device,
         "warnings": list(facts.warnings),
+        "detection_tokens": facts.detection_tokens,
     }

@@ -98,6 +98,11 @@ class SideFiles:
             storage.create(join(run_uri, folder, name), data)
         return [errors, *(f"{folder}/{name}" for name in contents)]
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """See :class:`pipelines.run.SideFileWriter`."""
+        return self._report.warnings
+
     def _query_texts(self, rows: Mapping[str, tuple[str, int]]) -> dict[str, str]:
         files = {file.uri: file.info for file in self._plan.files}
         return {

@@ -163,6 +163,11 @@ def all_heads(shape: ModelShape) -> HeadSet:
     return HeadSet(name="all", heads=heads, method="all", source="arXiv 2410.02642")
 
 
+def is_head_list(text: str) -> bool:
+    """Whether ``text`` is meant as a list of heads, and not as a name."""
+    return _LIST_PATTERN.fullmatch(text) is not None
+
+
 def head_set_from_list(text: str) -> HeadSet:
     """``"3-1,4-0"`` as an unnamed :class:`HeadSet`."""
     heads = tuple(str(parse_head(part)) for part in text.split(",") if part.strip())
@@ -228,7 +233,7 @@ def _resolve(heads: str | HeadSet | Sequence[Head] | None, shipped: HeadSet | No
         return all_heads(shape)
     if shipped is not None and heads == shipped.name:
         return shipped
-    return head_set_from_list(heads) if _LIST_PATTERN.fullmatch(heads) else load_head_set(heads)
+    return head_set_from_list(heads) if is_head_list(heads) else load_head_set(heads)
 
 
 def unique_heads(heads: Iterable[Head]) -> tuple[Head, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from qrcore import methods
 from qrcore.contracts.method import Method
@@ -10,7 +11,7 @@ from qrcore.errors import ConfigError
 from qrcore.heads import Head, HeadSet, resolve_heads, unique_heads
 from qrcore.matching import OnMismatch, check_origin
 from qrcore.methods.qrhead import QRHeadScorer, QRHeadSettings, QuerySpan
-from qrcore.models import load_model, open_model
+from qrcore.models import load_language_model, load_model, open_model
 from qrcore.prompts import PromptFormat, resolve_prompt
 from qrcore.records import Order
 from qrcore.selfcheck import check_reading
@@ -31,8 +32,10 @@ def load_scorer(
     document_special_tokens: SpecialTokens = "text",
     allow_sliding_window: bool = False,
     on_mismatch: OnMismatch = "refuse",
+    depth: Literal["heads", "full"] = "heads",
 ) -> QRHeadScorer:
-    """Load a scorer; the model keeps only the layers that the head set needs.
+    """Load a scorer; the model keeps only the layers that the head set needs (``depth="heads"``), or all of them and
+    its language-model head, for methods that generate or look at what the model says (``depth="full"``).
 
     ``model``: a folder, a hub id, ``embedded`` or ``embedded-gqa``. ``heads``: None (the set shipped with the model),
     ``"3-1,4-0"``, ``"all"``, a :class:`HeadSet`, the name of a published set or a JSON file. ``prompt``: ``auto``,
@@ -47,10 +50,14 @@ def load_scorer(
     _check_choice("document_special_tokens", document_special_tokens, ("text", "parse"))
     if not null_query.strip():
         raise ConfigError("null_query: expected text such as 'N/A', got only white space. Fill it in.")
+    _check_choice("depth", depth, ("heads", "full"))
     source = open_model(model, revision)
     head_set = resolve_heads(heads, source.head_set, source.shape)
     warnings = check_origin(head_set, source, on_mismatch)
-    loaded = load_model(source, head_set.depth, dtype=dtype, device=device)
+    language_model = load_language_model(source, dtype=dtype, device=device) if depth == "full" else None
+    loaded = (
+        language_model.decoder if language_model else load_model(source, head_set.depth, dtype=dtype, device=device)
+    )
     check_reading(loaded, unique_heads(head_set.head_list))
     chosen = resolve_prompt(prompt, loaded.tokenizer, head_set.prompt)
     settings = QRHeadSettings(
@@ -62,7 +69,7 @@ def load_scorer(
         document_special_tokens=document_special_tokens,
         allow_sliding_window=allow_sliding_window,
     )
-    return QRHeadScorer(loaded, head_set, settings, (*warnings, *_other_prompt(head_set, chosen)))
+    return QRHeadScorer(loaded, head_set, settings, (*warnings, *_other_prompt(head_set, chosen)), language_model)
 
 
 def load_method(name: str) -> Method:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
 
 from qrcore.errors import HeadSetError
 from qrcore.heads import HeadSet
@@ -11,6 +12,9 @@ from qrcore.models import ModelSource, weights_sha256
 #: Sets that claim nothing of a model: typed by hand, all heads, drawn by chance.
 _OF_NO_MODEL = (None, "all", "random")
 
+
+#: A prompt so many times longer than those that heads were found with is worth a warning.
+LONGEST_TIMES: Final = 4
 
 #: What to do about a recorded revision or weight hash that is not the model's; ``ignore`` does not even look.
 OnMismatch = Literal["refuse", "warn", "ignore"]
@@ -33,6 +37,26 @@ def check_origin(heads: HeadSet, source: ModelSource, on_mismatch: OnMismatch = 
     if heads.intervals and heads.intervals[0][0] <= 0.0 <= heads.intervals[0][1]:
         warnings.append(f"head set {heads.name!r}: the interval of its best head's score includes 0")
     return tuple(warnings)
+
+
+def length_warnings(
+    head_set_id: str, detection_tokens: Mapping[str, int] | None, prompt_tokens: Sequence[int]
+) -> tuple[str, ...]:
+    """What to know of prompts that are much longer than those that the heads were found with: one sentence or none.
+
+    ``detection_tokens``: quantiles such as ``{"p95": 1200}``, of which the highest counts; None: not recorded.
+    ``prompt_tokens``: of every prompt that was scored.
+    """
+    if not detection_tokens:
+        return ()
+    name, known = max(detection_tokens.items(), key=lambda one: one[1])
+    longer = sum(tokens > LONGEST_TIMES * known for tokens in prompt_tokens)
+    if not longer:
+        return ()
+    return (
+        f"head set {head_set_id}: {longer} of {len(prompt_tokens)} prompts have more than {LONGEST_TIMES} times the "
+        f"tokens that its heads were found with ({name} of them {known}, the longest prompt here {max(prompt_tokens)})",
+    )
 
 
 def _differences(heads: HeadSet, source: ModelSource) -> list[str]:

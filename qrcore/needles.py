@@ -52,33 +52,54 @@ NEEDLES: Final = (
 
 
 @dataclass(frozen=True, slots=True)
+class NeedlePlace:
+    """Where a needle lies: the ``place`` (from 0) of its document, and its ``characters`` of that document's text."""
+
+    place: int
+    characters: Span
+
+
+@dataclass(frozen=True, slots=True)
 class NeedleTrial:
     """A trial and what it is made of: number of the needle, prompt tokens aimed at, share of the haystack before it,
-    and the place (from 1) of the document that holds it."""
+    number of the haystack, the place (from 1) of the document that holds it, the question, and the documents with the
+    needle in them."""
 
     trial: CopyTrial
     needle: int
     length: int
     depth: float
+    haystack: int
     place: int
+    question: str
+    documents: tuple[Document, ...]
+    characters: Span
 
 
 @dataclass(frozen=True, slots=True)
 class NeedleSettings:
-    """Which trials are built: every needle at every length (prompt tokens, at most) and depth (0 to 1).
+    """Which trials are built: every needle at every length (prompt tokens, at most) and depth (0 to 1), each in so many
+    ``haystacks``.
 
-    ``document_words``: words of a document of the haystack, about; ``answer_prefix``: text before the answer, in which
-    ``{place}`` stands for the number of the document, such as ``"[{place}] "`` for models that name it.
+    ``document_words``: words of a document of the haystack, about; ``answer_prefix``: see :func:`copy_trial`.
+    Raises :class:`ConfigError` for values that no trial can be built with.
     """
 
     needles: tuple[Needle, ...] = NEEDLES
     lengths: tuple[int, ...] = (1000, 2000)
     depths: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    haystacks: int = 1
     document_words: int = 60
     answer_prefix: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, values in (("lengths", self.lengths), ("depths", self.depths)):
+            if len(set(values)) < len(values):
+                raise ConfigError(f"{name}: expected different values, got one twice in {list(values)}. Drop it.")
+        for name, value in (("haystacks", self.haystacks), ("document_words", self.document_words)):
+            if value < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {value}. Raise it.")
         wrong = [depth for depth in self.depths if not 0 <= depth <= 1]
         if wrong:
             raise ConfigError(f"depths: expected shares from 0 to 1, got {wrong[0]}. Correct the list.")
@@ -93,22 +114,43 @@ def needle_trials(
 
     Raises :class:`InputError` if the texts are too short, :class:`ConfigError` for a length that holds no haystack.
     """
-    pieces = [piece for text in texts for piece in _pieces(text, settings.document_words)]
-    tokens = [len(encoder.encode(prompt, "", [Document("piece", " ".join(piece))]).ids) for piece in pieces]
-    empty = len(encoder.encode(prompt, "", [Document("piece", "")]).ids)
-    costs = [count - empty + _SPARE_TOKENS // 2 for count in tokens]
-    for number, (needle, length, depth) in enumerate(
-        product(range(len(settings.needles)), settings.lengths, settings.depths)
-    ):
+    pieces = _Pieces(
+        [piece for text in texts for piece in _sentences_of(text, settings.document_words)], encoder, prompt
+    )
+    combinations = product(
+        range(len(settings.needles)), settings.lengths, settings.depths, range(1, settings.haystacks + 1)
+    )
+    for number, (needle, length, depth, repeat) in enumerate(combinations):
         asked = settings.needles[needle]
         fixed = len(encoder.encode(prompt, asked.question, [Document("needle", asked.text)]).ids)
         generator = np.random.default_rng((settings.seed, number))
-        haystack = _haystack(pieces, costs, length - fixed - _SPARE_TOKENS, generator)
-        trial, place = _trial(haystack, asked, depth, encoder, prompt, settings.answer_prefix)
-        yield NeedleTrial(trial, needle, length, depth, place)
+        haystack = pieces.following(length - fixed - _SPARE_TOKENS, generator)
+        documents, where = _hide(haystack, asked, depth)
+        trial = copy_trial(encoder, prompt, asked.question, documents, where, settings.answer_prefix)
+        yield NeedleTrial(
+            trial, needle, length, depth, repeat, where.place + 1, asked.question, documents, where.characters
+        )
 
 
-def _pieces(text: str, words: int) -> Iterator[list[str]]:
+def copy_trial(
+    encoder: PromptEncoder,
+    prompt: PromptFormat,
+    question: str,
+    documents: Sequence[Document],
+    where: NeedlePlace,
+    answer_prefix: str = "",
+) -> CopyTrial:
+    """The prompt over the documents in this order, the needle's tokens in it, and what is given of the answer.
+
+    ``answer_prefix``: text before the answer, in which ``{place}`` stands for the number of the needle's document, such
+    as ``"[{place}] "`` for models that name it.
+    """
+    encoded, tokens = encoder.encode_and_locate(prompt, question, documents, where.place, where.characters)
+    given = encoder.encode_text(answer_prefix.replace("{place}", str(where.place + 1))) if answer_prefix else ()
+    return CopyTrial(encoded.ids, tokens, given)
+
+
+def _sentences_of(text: str, words: int) -> Iterator[list[str]]:
     """Runs of whole sentences with about so many words."""
     piece: list[str] = []
     for sentence in _SENTENCE_END.split(" ".join(text.split())):
@@ -118,44 +160,57 @@ def _pieces(text: str, words: int) -> Iterator[list[str]]:
             piece = []
 
 
-def _haystack(
-    pieces: Sequence[list[str]], costs: Sequence[int], room: int, generator: np.random.Generator
-) -> list[list[str]]:
-    """Pieces that follow one another from a random place on, as many as there is room for."""
-    if not pieces:
-        raise InputError("texts: expected at least one piece of whole sentences, got none. Give longer texts.")
-    start = int(generator.integers(len(pieces)))
-    chosen: list[list[str]] = []
-    for step in range(len(pieces)):
-        place = (start + step) % len(pieces)
-        room -= costs[place]
-        if room < 0:
-            break
-        chosen.append(pieces[place])
-    if not chosen:
-        raise ConfigError("lengths: expected room for at least one document beside the needle. Use longer ones.")
-    if room >= max(costs):
-        raise InputError(
-            f"texts: expected enough for haystacks of the longest length, {room} tokens are missing. Give more texts."
-        )
-    return chosen
+class _Pieces:
+    """All pieces that haystacks are made of; what each costs in a prompt is counted when it is first needed."""
+
+    def __init__(self, pieces: Sequence[list[str]], encoder: PromptEncoder, prompt: PromptFormat) -> None:
+        if not pieces:
+            raise InputError("texts: expected at least one piece of whole sentences, got none. Give longer texts.")
+        self._pieces = pieces
+        self._encoder = encoder
+        self._prompt = prompt
+        self._empty = self._tokens("")
+        self._costs: dict[int, int] = {}
+
+    def following(self, room: int, generator: np.random.Generator) -> list[list[str]]:
+        """Pieces that follow one another from a random place on, as many as there is room for (tokens)."""
+        start = int(generator.integers(len(self._pieces)))
+        chosen: list[list[str]] = []
+        for step in range(len(self._pieces)):
+            place = (start + step) % len(self._pieces)
+            room -= self._cost(place)
+            if room < 0:
+                break
+            chosen.append(self._pieces[place])
+        if not chosen:
+            raise ConfigError("lengths: expected room for at least one document beside the needle. Use longer ones.")
+        if room >= max(self._costs.values()):
+            raise InputError(
+                f"texts: expected enough for haystacks of the longest length, {room} tokens are missing. "
+                "Give more texts."
+            )
+        return chosen
+
+    def _cost(self, place: int) -> int:
+        if place not in self._costs:
+            tokens = self._tokens(" ".join(self._pieces[place]))
+            self._costs[place] = tokens - self._empty + _SPARE_TOKENS // 2
+        return self._costs[place]
+
+    def _tokens(self, text: str) -> int:
+        return len(self._encoder.encode(self._prompt, "", [Document("piece", text)]).ids)
 
 
-def _trial(
-    haystack: list[list[str]], needle: Needle, depth: float, encoder: PromptEncoder, prompt: PromptFormat, prefix: str
-) -> tuple[CopyTrial, int]:
+def _hide(haystack: list[list[str]], needle: Needle, depth: float) -> tuple[tuple[Document, ...], NeedlePlace]:
     place, sentence = _gap(haystack, depth)
     sentences = haystack[place]
     before, after = " ".join(sentences[:sentence]), " ".join(sentences[sentence:])
     start = len(before) + bool(before)
     text = " ".join(part for part in (before, needle.text, after) if part)
-    documents = [
+    documents = tuple(
         Document(f"d{number}", text if number == place else " ".join(piece)) for number, piece in enumerate(haystack)
-    ]
-    characters = Span(start, start + len(needle.text))
-    encoded, tokens = encoder.encode_and_locate(prompt, needle.question, documents, place, characters)
-    given = encoder.encode_text(prefix.format(place=place + 1)) if prefix else ()
-    return CopyTrial(encoded.ids, tokens, given), place + 1
+    )
+    return documents, NeedlePlace(place, Span(start, start + len(needle.text)))
 
 
 def _gap(haystack: Sequence[Sequence[str]], depth: float) -> tuple[int, int]:

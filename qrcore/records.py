@@ -73,7 +73,8 @@ class ScorerIdentity:
 
     ``revision``: the commit of a hub model; ``prompt``: all fields of the prompt format; ``setup_sha256``: of the
     configuration and the tokenizer's files; ``kept_layers`` of ``layers`` were loaded; ``max_tokens``: the longest
-    prompt the model is made for; ``warnings``: what is not known or not right of the head set and the model.
+    prompt the model is made for; ``warnings``: what is not known or not right of the head set and the model;
+    ``detection_tokens``: quantiles of the prompts that the heads were found with, if the head set tells.
     """
 
     head_set_id: str
@@ -89,3 +90,4 @@ class ScorerIdentity:
     device: str
     max_tokens: int
     warnings: tuple[str, ...] = ()
+    detection_tokens: dict[str, int] | None = None

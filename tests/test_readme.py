@@ -54,6 +54,7 @@ def test_every_command_is_covered_by_a_test_of_this_file() -> None:
         r"^qrbatch train-embedded",
         r"^qrbatch heads (list|compare|validate) ?",
         r"^qrbatch detect ",
+        r"^qrbatch needles ",
     )
     for command in commands():
         assert any(re.search(pattern, command) for pattern in patterns), command
@@ -110,7 +111,7 @@ def test_the_detection_example_runs(tmp_path: Path) -> None:
     write_shard(tmp_path / "shards" / "1.parquet", [row(name) for name in names])
     judged = [{"query_id": name, "doc_id": "d1", "relevance": 1} for name in names]
     write_shard(tmp_path / "qrels.parquet", judged, QRELS_SCHEMA)
-    (command,) = [c for c in commands() if c.startswith("qrbatch detect")]
+    (command,) = [c for c in commands() if c.startswith("qrbatch detect") and "./my-model" in c]
     run = shell(command, tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     for found in (
@@ -119,6 +120,17 @@ def test_the_detection_example_runs(tmp_path: Path) -> None:
         "detect-proof-*/_manifest.json",
     ):
         assert list((tmp_path / "heads").glob(found)), found
+
+
+def test_the_examples_about_copying_heads_run(tmp_path: Path) -> None:
+    rows = [{"text": " ".join(texts(400)[start::8])} for start in range(8)]
+    write_shard(tmp_path / "texts" / "1.parquet", rows, pa.schema([("text", pa.string())]))
+    for command in [c for c in commands() if c.startswith("qrbatch needles") or "--method copy" in c]:
+        run = shell(command, tmp_path)
+        assert run.returncode == 0, run.stdout + run.stderr
+    assert (tmp_path / "needles" / "qrels.parquet").exists()
+    assert "needle tokens right: intact" in run.stdout and "20 control sets" in run.stdout
+    assert list((tmp_path / "heads").glob("detect-*/commit/*/headset.json"))
 
 
 def test_the_training_example_runs(tmp_path: Path) -> None:

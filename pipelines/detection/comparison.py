@@ -51,21 +51,27 @@ class PlaceQuality:
 
 @dataclass(slots=True)
 class Trials:
-    """What the rows of all units say: by order of documents, head set and query."""
+    """What the rows of all units say: by order of documents, head set and query; ``prompt_tokens``: of a prompt of each
+    query."""
 
     ndcg: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
     longest: dict[tuple[str, str], list[bool]] = field(default_factory=dict)
     places: dict[str, dict[str, float]] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
     kept_back: int = 0
+    prompt_tokens: list[int] = field(default_factory=list)
 
     def add(self, rows: pa.Table) -> None:
         """Take in the rows of one unit."""
-        for row in rows.select(["query_id", "trials", "error"]).to_pylist():
+        for row in rows.select(["query_id", "trials", "prompt_tokens", "error"]).to_pylist():
             if row["error"] is not None:
                 self.errors[row["error"]["code"]] = self.errors.get(row["error"]["code"], 0) + 1
             elif row["trials"] is None:
                 self.kept_back += 1
+            if row["trials"]:
+                # The same documents in every order: one prompt is about as long as another.
+                orders = {trial["order"] for trial in row["trials"]}
+                self.prompt_tokens.append(row["prompt_tokens"] // len(orders))
             for trial in row["trials"] or ():
                 key = (trial["order"], trial["head_set"])
                 self.ndcg.setdefault(key, {})[row["query_id"]] = trial["ndcg_10"]
@@ -86,7 +92,7 @@ def compare_sets(trials: Trials, order: str) -> list[SetQuality]:
         SetQuality(
             name=name,
             queries=len(values),
-            ndcg_10=_interval(values),
+            ndcg_10=interval(values),
             chosen_minus=paired_bootstrap(chosen, values, _SEED),
             above_longest=_share(trials.longest.get((order, name), ())),
         )
@@ -114,12 +120,13 @@ def by_place(trials: Trials) -> list[PlaceQuality]:
             places = trials.places[order]
             early = {query: value for query, value in values.items() if places[query] <= _EARLY}
             late = {query: value for query, value in values.items() if places[query] >= _LATE}
-            first, last = (_interval(part) if part else None for part in (early, late))
-            found.append(PlaceQuality(order, first, last, _interval(values)))
+            first, last = (interval(part) if part else None for part in (early, late))
+            found.append(PlaceQuality(order, first, last, interval(values)))
     return found
 
 
-def _interval(values: Mapping[str, float]) -> Difference:
+def interval(values: Mapping[str, float]) -> Difference:
+    """The mean over queries with its 95 % interval."""
     return paired_bootstrap(values, dict.fromkeys(values, 0.0), _SEED)
 
 

@@ -70,7 +70,18 @@ class Examples:
                 f"examples: expected at least one with a relevant candidate, got none ({counted}; {self.kept_back} "
                 "kept for proving the choice). Check that the qrels judge these query_ids and doc_ids."
             )
-        return np.stack(self.values[method])
+        values = np.stack(self.values[method])
+        if np.isnan(values).all():
+            raise InputError(
+                f"method {method}: expected a trial in which the model answers with the needle, got none of "
+                f"{len(values)}. Choose by the unconditional mean, or use trials that this model succeeds in (shorter "
+                "haystacks, the answer prefix that it was trained with)."
+            )
+        return values
+
+    def says_something(self, method: str) -> bool:
+        """Whether any example has a value of this method."""
+        return any(not np.isnan(one).all() for one in self.values.get(method, ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +96,12 @@ class Found:
 
 
 def find(examples: Examples, method: str, settings: Mapping[str, Any], choice: Choice) -> Found:
-    """Scores, choice and stability of one method. Raises :class:`InputError` or :class:`ConfigError`."""
+    """Scores, choice and stability of one method, over the examples that it says something of.
+
+    Raises :class:`InputError` or :class:`ConfigError`.
+    """
     heads, values = examples.heads, examples.of(method)
+    values = values[~np.isnan(values).all(axis=1)]
     scores = head_scores(heads, values, choice.seed)
     chosen = choose_heads(scores, choice.top, choice.max_layer)
     allowed = [place for place, head in enumerate(heads) if choice.max_layer is None or head.layer <= choice.max_layer]

@@ -8,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pipelines.detection.pictures import Dot, head_map, score_curve, trade_off
-from pipelines.detection.rivals import CHOSEN
+from pipelines.detection.pictures import Dot, head_map, masked_sets, score_curve, trade_off
+from pipelines.detection.rivals import ANY_DEPTH, CHOSEN
 from pipelines.report.charts import Bar, bars
 from pipelines.report.html import page_environment
 from qrcore.heads import Head, HeadSet, kv_heads, parse_head
@@ -59,9 +59,26 @@ def detection_page(report: Mapping[str, Any], heads: HeadSet, run: RunLine) -> s
 
 def proof_page(report: Mapping[str, Any], run: RunLine) -> str:
     """The page of a proof; ``report`` as :func:`pipelines.prove.proof_report` gives it."""
-    return (
-        page_environment().get_template("proof.html.j2").render(report=report, run=asdict(run), charts=_costs(report))
-    )
+    charts = _costs(report) | _losses(report["causal"])
+    return page_environment().get_template("proof.html.j2").render(report=report, run=asdict(run), charts=charts)
+
+
+def _losses(causal: Mapping[str, Any] | None) -> dict[str, Markup]:
+    """What the model says with heads held back, if it was asked."""
+    charts = {}
+    for kind, axis in (("copied", "tokens copied"), ("answered", "documents named")):
+        if causal and causal[kind]:
+            named = [
+                _accuracy_dot("intact", causal["intact"][kind], marked=False),
+                _accuracy_dot("chosen held back", causal["chosen"][kind], marked=True),
+            ]
+            controls = [_accuracy_dot(", ".join(one["heads"]), one[kind], marked=False) for one in causal["controls"]]
+            charts[kind] = masked_sets(named, controls, axis)
+    return charts
+
+
+def _accuracy_dot(label: str, value: Mapping[str, float], *, marked: bool) -> Dot:
+    return Dot(label, value["mean"], value["low"], value["high"], marked)
 
 
 def _costs(report: Mapping[str, Any]) -> dict[str, Markup]:
@@ -71,7 +88,7 @@ def _costs(report: Mapping[str, Any]) -> dict[str, Markup]:
         layers = 1 + max((parse_head(head).layer for head in one["heads"]), default=-1)
         value = one["ndcg_10"]
         dot = Dot(one["name"], value["mean"], value["low"], value["high"], one["name"] == CHOSEN)
-        if one["name"] == CHOSEN or one["name"].startswith("up-to-layer-"):
+        if one["name"] in (CHOSEN, ANY_DEPTH) or one["name"].startswith("up-to-layer-"):
             depths.append((float(layers), dot))
         if one["name"] == CHOSEN or one["name"].startswith("top-"):
             numbers.append((float(len(one["heads"])), dot))

@@ -91,6 +91,23 @@ def trade_off(title: str, axis: str, dots: Sequence[tuple[float, Dot]]) -> Marku
     return svg(title, f"nDCG@10 against {axis}: {said}.", bottom + 44, parts, left=58, right=30)
 
 
+def masked_sets(dots: Sequence[Dot], controls: Sequence[Dot], axis: str) -> Markup:
+    """Accuracy of named sets (``dots``) and of control sets, the highest first, with intervals."""
+    ordered = [*dots, *sorted(controls, key=lambda dot: -dot.value)]
+    # A gap keeps the control sets apart from what they are compared with.
+    places = [*range(len(dots)), *(len(dots) + 1 + number for number in range(len(controls)))]
+    parts, x_of, bottom = _dots(ordered, [float(place) for place in places], axis)
+    marks = [(x_of(number), str(number + 1)) for number in range(len(dots))]
+    middle = len(dots) + 1 + (len(controls) - 1) / 2
+    marks.append((x_of(middle), f"{len(controls)} control sets"))
+    named = ", ".join(f"{number + 1} {dot.label}" for number, dot in enumerate(dots))
+    parts.append(x_axis(marks, bottom, named))
+    said = "; ".join(f"{dot.label}: {dot.value:.3f}" for dot in dots)
+    low, high = min(dot.value for dot in controls), max(dot.value for dot in controls)
+    about = f"{axis}: {said}; {len(controls)} control sets from {low:.3f} to {high:.3f}."
+    return svg(f"{axis} with heads held back", about, bottom + 44, parts, left=58, right=18)
+
+
 def _dots(dots: Sequence[Dot], places: Sequence[float], axis: str) -> tuple[list[Markup], _Place, float]:
     low, high = min(dot.low for dot in dots), max(dot.high for dot in dots)
     levels = ticks(low, high, 5)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from pipelines.detection.choice import Choice
 from pipelines.detection.found import Found
 from qrcore.detection import HeadScore, choose_heads
-from qrcore.heads import ModelShape
+from qrcore.heads import HeadSet, ModelShape
 from qrcore.loading import load_method
 
 CHOSEN: Final = "chosen"
 ALL: Final = "all"
 RANDOM: Final = "random"
 SAME_LAYERS: Final = "random-same-layers"
+#: The best heads of all layers, beside a choice that is limited to some.
+ANY_DEPTH: Final = "any-depth"
 
 _SEEDS: Final = 5
 _MOST_DEPTHS: Final = 6
@@ -21,17 +24,24 @@ _MOST_DEPTHS: Final = 6
 Sets = dict[str, tuple[str, ...]]
 
 
-def rivals(chosen: Found, others: Sequence[Found], shape: ModelShape, top: int) -> Sets:
-    """Heads by name: the choice itself, what other methods choose, all heads, random ones (of all layers, and of the
-    chosen ones' layers, five seeds each), fewer and more heads, and choices within a smaller depth."""
+def rivals(
+    chosen: Found, others: Sequence[Found], shape: ModelShape, choice: Choice, compared: Sequence[HeadSet] = ()
+) -> Sets:
+    """Heads by name: the choice itself, what other methods choose, the sets to be ``compared`` (by their ids), all
+    heads, random ones (of all layers, and of the chosen ones' layers, five seeds each), fewer and more heads, and
+    choices within a smaller depth or, where depth was limited, without the limit."""
+    top = choice.top
     found = {CHOSEN: _names(chosen.chosen)}
     found |= {other.method: _names(other.chosen) for other in others}
+    found |= {one.id: one.heads for one in compared}
     found[ALL] = load_method("all").build(shape).heads
     like = [one.head for one in chosen.chosen]
     draw = load_method("random").build
     for seed in range(_SEEDS):
         found[f"{RANDOM}-{seed}"] = draw(shape, top, seed).heads
         found[f"{SAME_LAYERS}-{seed}"] = draw(shape, top, seed, like).heads
+    if choice.max_layer is not None:
+        found[ANY_DEPTH] = _names(choose_heads(chosen.scores, top))
     return found | _other_numbers(chosen, top) | _smaller_depths(chosen, top)
 
 

@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Final
 
 import pyarrow as pa
 
 from pipelines.actors import open_scorer, request_of, unit_metrics
 from pipelines.detection.examples import answered, check_relevant, read_example, relevance_of
+from pipelines.detection.needle_rows import Needle, TrialMaker, needle_columns, needles_of
 from pipelines.labels import Qrels
 from pipelines.measures import ndcg_of
+from pipelines.needle_columns import PLACE_FIELDS
 from pipelines.rows import Row, Source, error_fields, query_id_of, read_input_rows
 from pipelines.schemas import ERROR, SCHEMA_VERSION, SCHEMA_VERSION_KEY, SOURCE
 from pipelines.scorers import ScorerSettings
 from pipelines.splits import Part, part_of
 from pipelines.units import UnitRows
 from pipelines.work import UnitMetrics
+from qrcore.causal import CopyAccuracy, copy_accuracy
 from qrcore.contracts.scorer import Reading
 from qrcore.errors import ScoreError
 from qrcore.heads import Head, HeadSet, parse_head
@@ -42,13 +46,19 @@ _TRIAL: Final = pa.struct(
         pa.field("gold_place", pa.float32()),
     ]
 )
+_MASKED: Final = pa.struct(
+    [pa.field("masked", pa.string()), pa.field("copied", pa.float32()), pa.field("answered", pa.bool_())]
+)
 #: One row a query. ``gold_place``: where the most relevant candidate (the first of several) stands in the prompt, 0
-#: first, 1 last; ``above_longest``: whether it is ranked above the longest other candidate, null without others.
+#: first, 1 last; ``above_longest``: whether it is ranked above the longest other candidate, null without others;
+#: ``masked``: of a needle trial, what the model says with each set of heads held back, see
+#: :class:`~qrcore.causal.CopyAccuracy`.
 TRIALS_SCHEMA: Final = pa.schema(
     [
         pa.field("query_id", pa.string()),
         pa.field("part", pa.string()),
         pa.field("trials", pa.list_(_TRIAL)),
+        pa.field("masked", pa.list_(_MASKED)),
         pa.field("prompt_tokens", pa.int64()),
         pa.field("source", SOURCE),
         pa.field("error", ERROR),
@@ -59,12 +69,15 @@ TRIALS_SCHEMA: Final = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class TrialSettings:
-    """The scorer that reads, each set's heads by name, and which sets are read in which order of the documents."""
+    """The scorer that reads, each set's heads by name, and which sets are read in which order of the documents;
+    ``masks``: heads to hold back in needle trials, by name, none: rows are no trials."""
 
     scorer: ScorerSettings
     sets: Mapping[str, tuple[str, ...]]
     orders: Mapping[Order, tuple[str, ...]]
     part: Part | None
+    masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    answer_prefix: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +93,13 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class QueryTrials:
-    """All sets on one query; ``trials`` is None for a query that the choice was made on."""
+    """All sets on one query; ``trials`` is None for a query that the choice was made on, ``masked`` for one that is no
+    needle trial."""
 
     part: Part
     trials: tuple[Trial, ...] | None
     prompt_tokens: int = 0
+    masked: Mapping[str, CopyAccuracy] | None = None
 
 
 class TrialWorker:
@@ -94,7 +109,9 @@ class TrialWorker:
         self._settings = settings
         self._qrels = qrels
         self._heads = {name: tuple(map(parse_head, heads)) for name, heads in settings.sets.items()}
-        loaded = open_scorer(settings.scorer)
+        self._masks = {name: tuple(map(parse_head, heads)) for name, heads in settings.masks.items()}
+        loaded = open_scorer(replace(settings.scorer, depth="full") if settings.masks else settings.scorer)
+        self._trial_of = TrialMaker(loaded, settings.scorer, settings.answer_prefix) if settings.masks else None
         self._scorers = {
             order: loaded.variant(_union(order, [self._heads[name] for name in names]), order)
             for order, names in settings.orders.items()
@@ -104,16 +121,22 @@ class TrialWorker:
         """The unit's output rows in input order, and what they took."""
         started = time.time()
         input_rows = read_input_rows(unit.table)
-        answers = list(answered((request_of(row, unit, place) for place, row in enumerate(input_rows)), self._trials))
+        needles = needles_of(unit.table, input_rows) if self._masks else {}
+        requests = (request_of(row, unit, place) for place, row in enumerate(input_rows))
+        answers = list(answered(requests, partial(self._trials, needles)))
         rows = [
             _row(query_id_of(row), answer, Source(unit.uri, unit.first_row + place))
             for place, (row, answer) in enumerate(zip(input_rows, answers, strict=True))
         ]
         errors = [answer for answer in answers if isinstance(answer, ScoreError)]
         tokens = sum(answer.prompt_tokens for answer in answers if isinstance(answer, QueryTrials))
-        return pa.Table.from_pylist(rows, schema=TRIALS_SCHEMA), unit_metrics(len(rows), errors, tokens, started)
+        table = pa.Table.from_pylist(rows, schema=TRIALS_SCHEMA)
+        if self._masks:
+            for column, values in zip(PLACE_FIELDS, needle_columns(unit.table), strict=True):
+                table = table.append_column(column, values)
+        return table, unit_metrics(len(rows), errors, tokens, started)
 
-    def _trials(self, request: RankRequest) -> QueryTrials:
+    def _trials(self, needles: Mapping[str | None, Needle], request: RankRequest) -> QueryTrials:
         part = part_of(str(request.query_id))
         if self._settings.part is not None and part != self._settings.part:
             return QueryTrials(part, None)
@@ -130,7 +153,14 @@ class TrialWorker:
                 trials.append(judge(FIRST_STAGE, list(map(float, places))))
             for name in self._settings.orders[order]:
                 trials.append(judge(name, scorer.score_reading(reading, self._heads[name])))
-        return QueryTrials(part, tuple(trials), tokens)
+        masked = self._masked(request, needles[request.query_id]) if self._masks else None
+        return QueryTrials(part, tuple(trials), tokens, masked)
+
+    def _masked(self, request: RankRequest, needle: Needle) -> dict[str, CopyAccuracy] | None:
+        if self._trial_of is None:
+            return None
+        model, trial = self._trial_of.model, self._trial_of(request, needle)
+        return {name: copy_accuracy(model, trial, heads) for name, heads in self._masks.items()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,4 +207,6 @@ def _row(query_id: str | None, answer: QueryTrials | ScoreError, source: Source)
     if answer.trials is not None:
         names = _TRIAL.names
         row["trials"] = [{name: getattr(trial, name) for name in names} for trial in answer.trials]
+    if answer.masked is not None:
+        row["masked"] = [{"masked": name, **asdict(accuracy)} for name, accuracy in answer.masked.items()]
     return row

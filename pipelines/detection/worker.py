@@ -15,13 +15,13 @@ from pipelines.detection.examples import answered, check_relevant, read_example,
 from pipelines.detection.rows import HEAD_VALUES_SCHEMA, HeadValues, row_from_values
 from pipelines.identity import content_hash
 from pipelines.labels import Qrels
-from pipelines.rows import Source, query_id_of, read_input_rows
+from pipelines.rows import Row, Source, query_id_of, read_input_rows
 from pipelines.scorers import ScorerSettings
 from pipelines.splits import Part, part_of
 from pipelines.units import UnitRows
 from pipelines.work import UnitMetrics
 from qrcore.contracts.detector import Detector
-from qrcore.contracts.scorer import Reading
+from qrcore.contracts.scorer import Reading, Scorer
 from qrcore.errors import ScoreError
 from qrcore.loading import load_method
 from qrcore.records import RankRequest
@@ -48,22 +48,20 @@ class HeadValueWorker:
         self._part = settings.part
         self._qrels = qrels
 
+    @property
+    def scorer(self) -> Scorer:
+        """What reads."""
+        return self._scorer
+
     def answer(self, unit: UnitRows) -> tuple[pa.Table, UnitMetrics]:
         """The unit's output rows in input order, and what they took."""
         started = time.time()
-        input_rows = read_input_rows(unit.table)
-        answers = list(answered((request_of(row, unit, place) for place, row in enumerate(input_rows)), self._values))
-        sources = [Source(unit.uri, unit.first_row + place) for place in range(len(input_rows))]
-        rows = [
-            row_from_values(query_id_of(row), answer, source)
-            for row, answer, source in zip(input_rows, answers, sources, strict=True)
-        ]
-        errors = [answer for answer in answers if isinstance(answer, ScoreError)]
-        tokens = sum(answer.prompt_tokens for answer in answers if isinstance(answer, HeadValues))
-        table = pa.Table.from_pylist(rows, schema=HEAD_VALUES_SCHEMA)
-        return table, unit_metrics(len(answers), errors, tokens, started)
+        rows = read_input_rows(unit.table)
+        answers = list(answered((request_of(row, unit, place) for place, row in enumerate(rows)), self.values))
+        return values_table(unit, rows, answers, started)
 
-    def _values(self, request: RankRequest) -> HeadValues:
+    def values(self, request: RankRequest) -> HeadValues:
+        """What every method says of every head on one example. Raises :class:`ScoreError`."""
         relevance = relevance_of(request, self._qrels)
         part, relevant = part_of(str(request.query_id)), sum(grade > 0 for grade in relevance)
         if self._part is not None and part != self._part:
@@ -73,6 +71,21 @@ class HeadValueWorker:
         values = {name: _finite(one, reading, relevance) for name, one in self._detectors.items()}
         content = content_hash([request.query, [(d.title, d.text) for d in request.documents], relevance])
         return HeadValues(part, len(relevance), relevant, values, reading.prompt_tokens, content)
+
+
+def values_table(
+    unit: UnitRows, rows: Sequence[Row | ScoreError], answers: Sequence[HeadValues | ScoreError], started: float
+) -> tuple[pa.Table, UnitMetrics]:
+    """Output rows in input order from the answers to a unit's rows, and what they took since ``started``."""
+    sources = [Source(unit.uri, unit.first_row + place) for place in range(len(rows))]
+    written = [
+        row_from_values(query_id_of(row), answer, source)
+        for row, answer, source in zip(rows, answers, sources, strict=True)
+    ]
+    errors = [answer for answer in answers if isinstance(answer, ScoreError)]
+    tokens = sum(answer.prompt_tokens for answer in answers if isinstance(answer, HeadValues))
+    table = pa.Table.from_pylist(written, schema=HEAD_VALUES_SCHEMA)
+    return table, unit_metrics(len(rows), errors, tokens, started)
 
 
 def _finite(detector: Detector, reading: Reading, relevance: Sequence[int]) -> list[float]:

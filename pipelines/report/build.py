@@ -16,6 +16,7 @@ from pipelines.labels import Qrels
 from pipelines.measures import DEFAULT_MEASURES, evaluate, paired_bootstrap, reciprocal_rank_fusion
 from pipelines.plan import Plan
 from pipelines.report import model
+from qrcore.matching import length_warnings
 
 _EXAMPLES_PER_CODE: Final = 3
 _EXAMPLES_WITHOUT_LABELS: Final = 3
@@ -102,6 +103,12 @@ class ReportBuilder:
             self._orders.reranked[query_id] = [item["doc_id"] for item in ranking]
             self._orders.rows[query_id] = (row["source"]["uri"], row["source"]["row"])
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the prompts of the rows that were added give cause to warn of."""
+        facts = self._plan.provenance
+        return length_warnings(facts["head_set"]["id"], facts.get("detection_tokens"), self._prompt_tokens)
+
     def finish(self, facts: RunFacts, queries: QueryTexts) -> model.RunReport:
         """The report of everything that was added; ``queries`` looks up the texts of the examples."""
         totals = {name: sum(footer[name] for footer in self._footers) for name in _SUMMED}
@@ -126,6 +133,7 @@ class ReportBuilder:
             quality=self._quality(facts.qrels_uri),
             examples=self._examples(queries),
             provenance=_provenance(self._plan),
+            warnings=(*self._plan.provenance.get("warnings", ()), *self.warnings),
         )
 
     def _run(self, facts: RunFacts) -> model.Run:

@@ -276,6 +276,7 @@ class RunReport(_Record):
     quality: Quality | None = Field(description="measures, null without judgements")
     examples: tuple[Example, ...] = Field(description="a few queries before and after")
     provenance: Provenance = Field(description="how to get this again")
+    warnings: tuple[str, ...] = Field(default=(), description="what to know of head set and prompts")
 
     @model_validator(mode="after")
     def _every_failure_has_a_code(self) -> Self:

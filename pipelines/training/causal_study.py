@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import math
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, combinations, islice, zip_longest
+from itertools import chain, islice, zip_longest
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +15,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 from pipelines.measures import paired_bootstrap
 from pipelines.training.findings import CausalCheck, Interval, MaskedHeads
 from pipelines.training.judged import JudgedList, JudgedSet
+from qrcore.causal import draw_controls
 from qrcore.heads import Head, all_heads, parse_head
 from qrcore.models import load_tokenizer, open_model
 from qrcore.prompts import EMBEDDED
@@ -82,20 +81,6 @@ def causal_check(
         percentile=float(np.mean([other.log_probabilities.mean() > log_probability for other in others])),
         drop=_drop(own, others, seed),
     )
-
-
-def draw_controls(chosen: Sequence[Head], heads: Sequence[Head], count: int, seed: int) -> list[tuple[Head, ...]]:
-    """Up to ``count`` distinct sets of as many heads as ``chosen``, from the other ``heads`` of its first layer or
-    later ones; all there are if there are no more."""
-    first = min(head.layer for head in chosen)
-    others = sorted(head for head in heads if head.layer >= first and head not in chosen)
-    if math.comb(len(others), len(chosen)) <= count:
-        return list(combinations(others, len(chosen)))
-    draw = random.Random(seed)
-    found: dict[tuple[Head, ...], None] = {}
-    while len(found) < count:
-        found[tuple(sorted(draw.sample(others, len(chosen))))] = None
-    return list(found)
 
 
 def _questions(sets: Sequence[JudgedSet], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Iterator[_Question]:

@@ -5,16 +5,12 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any, Final
 
-import pyarrow as pa
-
-from pipelines.inputs import list_inputs
-from pipelines.schemas import is_text
-from pipelines.storage import Storage, StorageOptions
-from pipelines.units import parquet_table
+from pipelines.storage import StorageOptions
+from pipelines.texts import read_text_rows
 from qrcore.errors import InputError
 from qrcore.training.passages import QuestionRow
 
@@ -73,52 +69,13 @@ def read_corpus(
     which of its texts are used is drawn with ``seed``. Raises InputError for columns that are missing, hold nulls or
     no strings, and for no text.
     """
-    text_rows, text_files = _read(texts, _TEXT_COLUMNS, _OPTIONAL_TEXT_COLUMNS, options)
-    question_rows, question_files = _read(questions, _QUESTION_COLUMNS, (), options)
+    text_rows, text_files = read_text_rows(texts, _TEXT_COLUMNS, options, _OPTIONAL_TEXT_COLUMNS)
+    question_rows, question_files = read_text_rows(questions, _QUESTION_COLUMNS, options)
     if not text_rows:
         raise InputError(f"texts {', '.join(texts)}: expected rows with text, got none. Check the files.")
     kept, sources = _balanced(text_rows, characters_per_family, seed)
     asked = tuple(QuestionRow(*(row[name] for name in _QUESTION_COLUMNS)) for row in question_rows)
     return Corpus(kept, asked, text_files | question_files, sources)
-
-
-def _read(
-    uris: Sequence[str], needed: Sequence[str], optional: Sequence[str], options: StorageOptions
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    rows: list[dict[str, Any]] = []
-    digests: dict[str, str] = {}
-    for info in list_inputs(uris, options) if uris else ():
-        data = Storage(info.uri, options).read(info.uri)
-        digests[info.uri] = hashlib.sha256(data).hexdigest()
-        rows += _rows_of(info.uri, data, needed, optional)
-    return rows, digests
-
-
-def _rows_of(uri: str, data: bytes, needed: Sequence[str], optional: Sequence[str]) -> Iterator[dict[str, Any]]:
-    try:
-        table = parquet_table(data)
-        present = [*needed, *(name for name in optional if name in table.column_names)]
-        problem = _problem(table, needed, present)
-        if not problem:
-            return iter(table.select(present).to_pylist())
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        problem = str(error).splitlines()[0]
-    raise InputError(
-        f"{uri}: expected Parquet with {', '.join(needed)} as strings without nulls; {problem}. Correct it."
-    )
-
-
-def _problem(table: pa.Table, needed: Sequence[str], present: Sequence[str]) -> str:
-    """What keeps these columns from being read; empty if nothing does."""
-    if missing := [name for name in needed if name not in table.column_names]:
-        return f"missing columns {', '.join(missing)}"
-    for name in present:
-        if not is_text(table.schema.field(name).type):
-            return f"column {name!r} has type {table.schema.field(name).type}"
-    for name in needed:
-        if table[name].null_count:
-            return f"column {name!r} is null in row {table[name].is_null().index(True).as_py()}"
-    return ""
 
 
 def _balanced(

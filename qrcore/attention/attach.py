@@ -26,11 +26,12 @@ class _LastLayerReached(BaseException):
     """Ends a forward pass inside the deepest layer that is needed; never leaves :func:`run`."""
 
 
-def run(model: PreTrainedModel, token_ids: Tensor, call: AttentionCall) -> None:
+def run(model: PreTrainedModel, token_ids: Tensor, call: AttentionCall, **settings: Any) -> Any:
     """One forward pass over the packed ``token_ids`` (``[token]``) with ``call`` at every layer.
 
-    Reads arrive in ``call.reads`` as the layers run. The model's settings, rotary state and the process-wide
-    registries are as before when this returns or raises. Gradients are the caller's choice.
+    Reads arrive in ``call.reads`` as the layers run. Returns the model's own output, None if the pass ended in
+    ``call.last_layer``; ``settings`` go to the model's ``forward``. The model's settings, rotary state and the
+    process-wide registries are as before when this returns or raises. Gradients are the caller's choice.
     """
     if token_ids.shape[0] != call.layout.length:
         raise ModelError(
@@ -39,14 +40,15 @@ def run(model: PreTrainedModel, token_ids: Tensor, call: AttentionCall) -> None:
         )
     with _borrowed(model):
         try:
-            model(
+            return model(
                 input_ids=token_ids[None],
                 position_ids=call.layout.position_ids(token_ids.device),
                 use_cache=False,
                 attention_call=call,
+                **settings,
             )
         except _LastLayerReached:
-            return
+            return None
 
 
 @contextmanager
@@ -105,15 +107,21 @@ def _attention_function(
             "it does not. Use a family from qrcore.families.SUPPORTED."
         )
     layer = int(module.layer_idx)  # type: ignore[arg-type]
-    inputs = AttentionInputs(
-        query=query[0],
-        key=key[0],
-        value=value[0],
-        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        window=sliding_window,
-        softcap=softcap,
-        own_weights=partial(_own_weights, module, query, key, value, scaling, sliding_window, softcap, others),
-    )
+
+    def inputs_of(query: Tensor) -> AttentionInputs:
+        return AttentionInputs(
+            query=query[0],
+            key=key[0],
+            value=value[0],
+            scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+            window=sliding_window,
+            softcap=softcap,
+            own_weights=partial(_own_weights, module, query, key, value, scaling, sliding_window, softcap, others),
+        )
+
+    inputs = inputs_of(query)
+    if layer in attention_call.gates:
+        inputs = inputs_of(attention_call.gates[layer](layer, inputs)[None])
     if layer in attention_call.reads:
         attention_call.reads[layer](layer, inputs)
     if layer == attention_call.last_layer:

@@ -51,6 +51,13 @@ class LayerRead(Protocol):
     def __call__(self, layer: int, inputs: AttentionInputs) -> None: ...
 
 
+class LayerGate(Protocol):
+    """Changes what heads of one layer ask for: the queries ``[head, token, dim]`` to use instead of those of
+    ``inputs``, which stay as they are."""
+
+    def __call__(self, layer: int, inputs: AttentionInputs) -> Tensor: ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionInputs:
     """Queries ``[head, token, dim]``, keys and values ``[kv_head, token, dim]`` of one layer after rotation and
@@ -73,10 +80,12 @@ class AttentionInputs:
 class AttentionCall:
     """The layout of a forward pass and what each verb wants of it.
 
-    ``reads``: one reader per layer; ``last_layer``: the forward ends inside the attention of this layer, before its
-    output is computed (None: it runs to the end).
+    ``reads``: one reader per layer; ``gates``: one gate per layer, which works before the reader looks, so that gated
+    attention can be read; ``last_layer``: the forward ends inside the attention of this layer, before its output is
+    computed (None: it runs to the end).
     """
 
     layout: PackedLayout
     reads: Mapping[int, LayerRead] = field(default_factory=dict)
+    gates: Mapping[int, LayerGate] = field(default_factory=dict)
     last_layer: int | None = None

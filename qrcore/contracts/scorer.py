@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qrcore.errors import ScoreError
 from qrcore.heads import Head, HeadSet
+from qrcore.models import LanguageModel
 from qrcore.records import Document, Order, Ranking, RankRequest, ScorerIdentity, Span
 
 
@@ -37,6 +38,11 @@ class Scorer(Protocol):
 
     @property
     def heads(self) -> HeadSet: ...
+
+    @property
+    def language_model(self) -> LanguageModel | None:
+        """The same weights with all layers and the language-model head, where they were loaded so (``depth=full``)."""
+        ...
 
     @property
     def max_tokens(self) -> int: ...

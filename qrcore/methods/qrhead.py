@@ -18,7 +18,7 @@ from qrcore.contracts.method import Method, Needs
 from qrcore.contracts.scorer import Reading
 from qrcore.errors import HeadSetError, ScoreError
 from qrcore.heads import Head, HeadSet, unique_heads
-from qrcore.models import LoadedModel, out_of_memory_as_error, setup_sha256, weights_sha256
+from qrcore.models import LanguageModel, LoadedModel, out_of_memory_as_error, setup_sha256, weights_sha256
 from qrcore.ordering import prompt_order
 from qrcore.prompts import PromptFormat
 from qrcore.records import UNINFORMATIVE_QUERY, Document, Order, Ranking, RankRequest, ScorerIdentity, Span
@@ -51,12 +51,18 @@ class QRHeadScorer:
     """Scores with one loaded model and one fixed head set; see :class:`qrcore.contracts.scorer.Scorer`."""
 
     def __init__(
-        self, model: LoadedModel, heads: HeadSet, settings: QRHeadSettings, warnings: Sequence[str] = ()
+        self,
+        model: LoadedModel,
+        heads: HeadSet,
+        settings: QRHeadSettings,
+        warnings: Sequence[str] = (),
+        language_model: LanguageModel | None = None,
     ) -> None:
         self.heads = heads
         self.warnings = tuple(warnings)
         self.settings = settings
         self.model = model
+        self.language_model = language_model
         self._encoder = PromptEncoder(model.tokenizer, settings.document_special_tokens)
         self._unique_heads = unique_heads(heads.head_list)
         self._window = _tightest_window(model, self._unique_heads)
@@ -84,6 +90,7 @@ class QRHeadScorer:
             device=str(self.model.model.device),
             max_tokens=self.max_tokens,
             warnings=self.warnings,
+            detection_tokens=self.heads.prompt_tokens,
         )
 
     def score(self, query: str, docs: Sequence[Document]) -> list[float]:
@@ -135,7 +142,7 @@ class QRHeadScorer:
                 f"in layer {chosen.depth - 1}. Load a scorer of the deepest set first."
             )
         settings = replace(self.settings, order=order or self.settings.order)
-        return QRHeadScorer(self.model, chosen, settings, self.warnings)
+        return QRHeadScorer(self.model, chosen, settings, self.warnings, self.language_model)
 
     def rank(self, query: str, docs: Sequence[Document]) -> Ranking:
         """The documents best first, every one exactly once. Raises :class:`ScoreError`."""

@@ -7,6 +7,8 @@ import pytest
 from pydantic import BaseModel
 
 from jobs.config import RerankConfig
+from jobs.detect_config import DetectConfig
+from jobs.needles import NeedlesConfig
 from jobs.settings import field_names, flatten, merge, nest, parse_assignments, read_config_file, validate
 from qrcore.errors import ConfigError
 
@@ -97,13 +99,14 @@ def _fields(kind: type[BaseModel]) -> list[tuple[str, Any]]:
     return found
 
 
-def test_every_field_is_described_and_marked() -> None:
-    fields = _fields(RerankConfig)
-    assert len(fields) > 20
+@pytest.mark.parametrize("kind", [RerankConfig, DetectConfig, NeedlesConfig])
+def test_every_field_is_described_and_marked(kind: type[BaseModel]) -> None:
+    fields = _fields(kind)
+    assert len(fields) > 10
     for name, field in fields:
         assert field.description, name
         assert isinstance(field.json_schema_extra["affects_output"], bool), name
-    assert {name for name, _ in fields} <= set(field_names(RerankConfig))
+    assert {name for name, _ in fields} <= set(field_names(kind))
 
 
 def test_only_what_decides_the_output_enters_the_identity() -> None:

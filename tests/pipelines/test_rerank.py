@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -15,8 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 from ray.data import DataContext
+from rich.console import Console
 
 from jobs.config import RerankConfig
+from jobs.console import show_result
 from jobs.rerank import pipeline_settings
 from jobs.settings import merge, validate
 from pipelines import commit
@@ -481,3 +484,17 @@ def test_text_that_is_not_utf8_and_ranks_that_are_none_fail_their_rows_only(tmp_
         ("c", "invalid_text", 2),
         ("d", "invalid_rank", 3),
     ]
+
+
+def test_prompts_much_longer_than_those_of_detection_are_told_of(shards: str, tmp_path: Path) -> None:
+    heads = {"name": "short", "heads": HEADS.split(","), "prompt_tokens": {"p50": 3, "p95": 4}}
+    (tmp_path / "heads.json").write_text(json.dumps(heads))
+    settings = settings_for(shards, str(tmp_path / "out"), model={"heads": str(tmp_path / "heads.json")})
+    result, _ = finish(settings)
+    (said,) = result.manifest.warnings
+    assert "12 of 12 prompts have more than 4 times" in said and "p95 of them 4" in said
+    (report,) = (tmp_path / "out").glob("*/commit/*/report.json")
+    assert json.loads(report.read_text())["warnings"][-1] == said
+    console = Console(file=io.StringIO(), width=300)
+    show_result(console, result)
+    assert said in console.file.getvalue()  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ import pytest
 from qrcore import load_scorer
 from qrcore.errors import ConfigError, HeadSetError
 from qrcore.heads import HeadSet
-from qrcore.matching import check_origin
+from qrcore.matching import check_origin, length_warnings
 from qrcore.models import ModelSource, open_model, weights_sha256
 from tests.qrcore.golden import FOLDER
 
@@ -84,3 +84,21 @@ def test_another_prompt_than_the_recorded_one_is_said() -> None:
     assert own.warnings == ()
     other = load_scorer("embedded", device="cpu", prompt="plain")
     assert "found with prompt 'embedded', and prompts here are 'plain'" in other.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("known", "prompts", "said"),
+    [
+        (None, [10_000], None),
+        ({"p5": 10, "p50": 50, "p95": 100}, [400, 20], None),
+        ({"p5": 10, "p50": 50, "p95": 100}, [401, 20, 900], "2 of 3 prompts have more than 4 times"),
+        ({"p50": 50}, [201], "(p50 of them 50, the longest prompt here 201)"),
+        ({"p95": 100}, [], None),
+    ],
+)
+def test_prompts_much_longer_than_those_of_detection(
+    known: dict[str, int] | None, prompts: list[int], said: str | None
+) -> None:
+    found = length_warnings("mine@0", known, prompts)
+    assert (said is None) == (found == ())
+    assert all(said is not None and said in one and "mine@0" in one for one in found)

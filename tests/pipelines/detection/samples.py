@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipelines.detection.causal import CHOSEN as MASKED
+from pipelines.detection.causal import CONTROL, INTACT, MaskedTrials, causal_findings
 from pipelines.detection.choice import Choice
 from pipelines.detection.comparison import Trials, by_place, compare_sets, draws
 from pipelines.detection.found import Examples, Origin, find, head_set
@@ -17,6 +19,7 @@ from pipelines.detection.rivals import rivals
 from pipelines.detection.rows import HEAD_VALUES_SCHEMA, HeadValues, row_from_values
 from pipelines.detection.trials import FIRST_STAGE, TRIALS_SCHEMA
 from pipelines.rows import Source
+from qrcore.causal import CopyAccuracy
 from qrcore.heads import HeadSet, ModelShape
 from qrcore.prompts import EMBEDDED
 from qrcore.records import ScorerIdentity
@@ -57,7 +60,7 @@ def findings(size: str) -> tuple[dict[str, Any], HeadSet]:
     chosen, *others = (find(examples, name, {}, Choice(top, None, 0)) for name in ("qrscore", "ndcg", "core"))
     artifact = head_set(chosen, examples, origin(shape))
     report = detection_report(artifact, chosen, others, examples)
-    return report | {"rivals": rivals(chosen, others, shape, top), "order": "shuffled"}, artifact
+    return report | {"rivals": rivals(chosen, others, shape, Choice(top, None, 0)), "order": "shuffled"}, artifact
 
 
 def proof(size: str, queries: int = 60) -> dict[str, Any]:
@@ -70,7 +73,8 @@ def proof(size: str, queries: int = 60) -> dict[str, Any]:
         hard = generator.normal(scale=0.1)
         trials = [_trial(name, "shuffled", level + hard, generator) for name, level in levels.items()]
         trials += [_trial("chosen", order, 0.78 + hard, generator) for order in ("as_given", "reversed")]
-        rows.append({**dict.fromkeys(TRIALS_SCHEMA.names), "query_id": f"q{number}", "trials": trials})
+        row = {"query_id": f"q{number}", "trials": trials, "prompt_tokens": 3000}
+        rows.append({**dict.fromkeys(TRIALS_SCHEMA.names), **row})
     trials_of_all = Trials()
     trials_of_all.add(pa.Table.from_pylist(rows, schema=TRIALS_SCHEMA))
     qualities = compare_sets(trials_of_all, "shuffled") if queries else []
@@ -83,7 +87,24 @@ def proof(size: str, queries: int = 60) -> dict[str, Any]:
         "sets": [{"heads": list(sets.get(one.name, ())), **asdict(one)} for one in qualities],
         "random": [asdict(one) for one in draws(qualities)],
         "places": [asdict(one) for one in by_place(trials_of_all)],
+        "causal": causal(controls=20 if size != "few" else 3, answered=size != "medium") if queries else None,
+        "warnings": [],
     }
+
+
+def causal(controls: int, answered: bool, trials: int = 30) -> dict[str, Any]:
+    """What masking the chosen heads costs: much; others: little."""
+    generator = np.random.default_rng(5)
+    masks = {INTACT: (), MASKED: ("1-0", "1-2")} | {f"{CONTROL}-{n}": (f"2-{n}", "3-0") for n in range(controls)}
+    found = MaskedTrials()
+    for number in range(trials):
+        for name in masks:
+            level = 0.35 if name == MASKED else 0.9
+            copied = float(np.clip(level + generator.normal(scale=0.1), 0, 1))
+            found.note(name, f"t{number}", CopyAccuracy(copied, bool(generator.random() < level) if answered else None))
+    findings = causal_findings(masks, found)
+    assert findings is not None
+    return asdict(findings)
 
 
 def _trial(name: str, order: str, level: float, generator: np.random.Generator) -> dict[str, Any]:

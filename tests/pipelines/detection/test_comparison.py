@@ -15,7 +15,7 @@ from pipelines.detection.rivals import rivals
 from pipelines.detection.rows import HEAD_VALUES_SCHEMA, HeadValues, row_from_values
 from pipelines.detection.trials import TRIALS_SCHEMA
 from pipelines.rows import Source
-from qrcore.heads import ModelShape, parse_head
+from qrcore.heads import HeadSet, ModelShape, parse_head
 
 SHAPE = ModelShape(layers=4, query_heads=4, kv_heads=4)
 
@@ -33,7 +33,7 @@ def _trials(rows: list[dict[str, Any]]) -> Trials:
 
 
 def _query(number: int, trials: list[Any]) -> dict[str, Any]:
-    return {"query_id": f"q{number}", "trials": trials}
+    return {"query_id": f"q{number}", "trials": trials, "prompt_tokens": 100}
 
 
 def test_the_chosen_set_is_compared_query_by_query() -> None:
@@ -99,11 +99,12 @@ def _found(method: str, seed: int, top: int) -> Found:
 
 def test_rivals_of_a_choice() -> None:
     chosen, other = _found("qrscore", 1, top=4), _found("core", 2, top=4)
-    found = rivals(chosen, [other], SHAPE, top=4)
+    found = rivals(chosen, [other], SHAPE, Choice(4, None, 0))
     assert found["chosen"] == tuple(str(one.head) for one in chosen.chosen)
     assert found["core"] == tuple(str(one.head) for one in other.chosen)
     assert len(found["all"]) == 16
     assert len({found[f"random-{seed}"] for seed in range(5)}) > 1
+    assert "any-depth" not in found
     layers = sorted(parse_head(head).layer for head in found["chosen"])
     assert all(sorted(parse_head(h).layer for h in found[f"random-same-layers-{seed}"]) == layers for seed in range(5))
     assert {len(found[name]) for name in found if name.startswith("top-")} <= {1, 2, 8, 16}
@@ -113,3 +114,17 @@ def test_rivals_of_a_choice() -> None:
             assert max(parse_head(head).layer for head in heads) <= int(name.rsplit("-", 1)[1]) < max(layers)
             assert len(heads) == 4
     assert any(name.startswith("up-to-layer-") for name in found)
+
+
+def test_other_head_sets_are_rivals_by_their_ids_and_so_is_the_choice_without_its_limit() -> None:
+    chosen = _found("qrscore", 1, top=4)
+    compared = [HeadSet(name="all", heads=("0-1", "2-2", "0-1")), HeadSet(name="all", heads=("3-3",))]
+    found = rivals(chosen, [], SHAPE, Choice(4, 2, 0), compared)
+    assert len(found["all"]) == 16, "a set that is called like a rival of ours does not take its place"
+    assert [found[one.id] for one in compared] == [("0-1", "2-2", "0-1"), ("3-3",)]
+    assert found["any-depth"] == tuple(str(one.head) for one in chosen.scores[:4])
+
+
+def test_prompts_are_as_long_as_one_of_the_orders() -> None:
+    trials = _trials([_query(0, [_trial("chosen", 0.5, order) for order in ("as_given", "reversed")])])
+    assert trials.prompt_tokens == [50]

@@ -13,6 +13,7 @@ from pipelines.detection.page import detection_page, proof_page
 from pipelines.detection.pictures import MOST_HEADS, Dot, score_curve
 from tests.pipelines.chromium import Browser, launch
 from tests.pipelines.detection.samples import LINE, SIZES, findings, proof
+from tests.pipelines.detection.samples import causal as causal_sample
 from tests.pipelines.test_report_browser import CHARTS, CHROMIUM, beyond, written
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: apt-get install chromium")
@@ -53,6 +54,25 @@ def test_rivals_stand_on_the_page_with_what_may_be_said() -> None:
     assert "as given" in words and "Quality against depth" in words
 
 
+def test_what_masking_costs_stands_on_the_page() -> None:
+    for size in ("small", "medium"):
+        report = proof(size)
+        words = _words(proof_page(report, LINE))
+        causal = report["causal"]
+        assert "In 30 needle trials" in words and "20 control sets" in words
+        numbers = [causal[part]["copied"]["mean"] for part in ("intact", "chosen")]
+        assert f"tokens of the needle {numbers[0]:.3f} {numbers[1]:.3f}" in words and "100 %" in words
+        assert ("document named" in words) == (causal["answered"] is not None)
+    few = proof("small") | {"causal": causal_sample(controls=3, answered=False)}
+    assert "too few other heads for 20 control sets" in _words(proof_page(few, LINE))
+    assert "hold" not in _words(proof_page(proof("small") | {"causal": None}, LINE)).split("Does the place")[0]
+
+
+def test_warnings_stand_on_the_page() -> None:
+    said = "head set x: 3 of 9 prompts have more than 4 times the tokens"
+    assert said in _words(proof_page(proof("small") | {"warnings": [said]}, LINE))
+
+
 def test_nothing_that_proves_the_choice_is_said_plainly() -> None:
     words = _words(proof_page(proof("few", queries=0), LINE))
     assert "nothing proves the choice" in words
@@ -90,7 +110,9 @@ def test_pages_fit_and_ask_for_nothing(browser: Browser, tmp_path: Path, size: s
 @pytest.mark.parametrize("width", [375, 1440])
 @pytest.mark.parametrize("size", ["small", "medium", "large"])
 def test_charts_have_axes_and_numbers(browser: Browser, tmp_path: Path, size: str, width: int) -> None:
-    for html, count in ((detection_page(*findings(size), LINE), 3), (proof_page(proof(size), LINE), 2)):
+    proved = proof(size)
+    masked = 1 + (proved["causal"]["answered"] is not None)
+    for html, count in ((detection_page(*findings(size), LINE), 3), (proof_page(proved, LINE), 2 + masked)):
         browser.open(written(tmp_path, html), width, "light")
         charts: list[dict[str, Any]] = browser.evaluate(CHARTS)
         assert len(charts) == count

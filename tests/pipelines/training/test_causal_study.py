@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from pipelines.training import causal_study
-from pipelines.training.causal_study import causal_check, draw_controls
+from pipelines.training.causal_study import causal_check
 from pipelines.training.judged import JudgedList, JudgedSet
 from qrcore.heads import Head, all_heads, parse_head
 from qrcore.models import ModelShape, load_tokenizer, open_model
@@ -27,28 +27,6 @@ HEADS = all_heads(ModelShape(layers=3, query_heads=4, kv_heads=4)).head_list
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> JudgedSet:
     return read(tmp_path_factory.mktemp("causal"), plain_rows())
-
-
-# Control sets
-
-
-def test_controls_are_other_heads_of_the_same_or_later_layers() -> None:
-    chosen = (Head(1, 0), Head(1, 2))
-    found = draw_controls(chosen, HEADS, 12, seed=0)
-    assert len(set(map(frozenset, found))) == len(found) == 12
-    for heads in found:
-        assert len(set(heads)) == 2
-        assert not set(heads) & set(chosen)
-        assert min(head.layer for head in heads) >= 1
-    assert {head.layer for heads in found for head in heads} == {1, 2}
-    assert draw_controls(chosen, HEADS, 12, seed=0) == found
-    assert draw_controls(chosen, HEADS, 12, seed=1) != found
-
-
-def test_all_sets_are_taken_where_there_are_few() -> None:
-    found = draw_controls((Head(2, 0), Head(2, 1), Head(1, 3)), HEADS, 20, seed=0)
-    assert len(found) == 10, "3 of the 5 others"
-    assert draw_controls((Head(2, 0), Head(2, 1), Head(2, 2)), HEADS, 20, seed=0) == []
 
 
 # What is asked, and what is made of it

@@ -1,0 +1,79 @@
+"""Whether heads do the copying: what a model answers with them held back, and with other heads held back.
+
+Held-back heads attend alike to all keys (:func:`qrcore.attention.gate.uniform`). Wu et al., arXiv 2404.15574, mask
+heads and see facts get lost; controls are drawn from the same or later layers, because earlier ones feed the retrieving
+heads.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+
+from qrcore.attention.gate import uniform
+from qrcore.attention.logits import next_token_logits
+from qrcore.contracts.copy_detector import CopyTrial
+from qrcore.errors import ScoreError
+from qrcore.heads import Head
+from qrcore.models import LanguageModel, out_of_memory_as_error
+
+
+@dataclass(frozen=True, slots=True)
+class CopyAccuracy:
+    """One teacher-forced trial: the share of the needle's tokens that the model says next, and whether it says every
+    token of the answer before it (None where none is given)."""
+
+    copied: float
+    answered: bool | None
+
+
+def copy_accuracy(model: LanguageModel, trial: CopyTrial, masked: Iterable[Head] = ()) -> CopyAccuracy:
+    """The model's own next tokens in the trial with ``masked`` heads held back.
+
+    Raises :class:`ScoreError` for a trial that is longer than the model takes, and if logits are no numbers.
+    """
+    expected = torch.tensor([*trial.answer_prefix, *trial.needle_ids])
+    ids = (*trial.prompt_ids, *expected.tolist())
+    _check_length(len(ids), model.decoder.source.max_tokens)
+    with torch.inference_mode(), out_of_memory_as_error():
+        # The row of a token tells the next one.
+        logits = next_token_logits(model.model, ids[:-1], len(expected), uniform(masked))
+    if not bool(torch.isfinite(logits).all()):
+        raise ScoreError(
+            "non_finite",
+            f"logits: expected finite numbers, got NaN or infinity in {model.model.dtype}. "
+            "Run again with dtype=float32.",
+            stage="score",
+        )
+    right = logits.argmax(dim=-1).cpu() == expected
+    given = len(trial.answer_prefix)
+    return CopyAccuracy(float(right[given:].float().mean()), bool(right[:given].all()) if given else None)
+
+
+def draw_controls(chosen: Sequence[Head], heads: Sequence[Head], count: int, seed: int) -> list[tuple[Head, ...]]:
+    """Up to ``count`` distinct sets of as many heads as ``chosen``, from the other ``heads`` of its first layer or
+    later ones; all there are if there are no more."""
+    first = min(head.layer for head in chosen)
+    others = sorted(head for head in heads if head.layer >= first and head not in chosen)
+    if math.comb(len(others), len(chosen)) <= count:
+        return list(combinations(others, len(chosen)))
+    draw = random.Random(seed)
+    found: dict[tuple[Head, ...], None] = {}
+    while len(found) < count:
+        found[tuple(sorted(draw.sample(others, len(chosen))))] = None
+    return list(found)
+
+
+def _check_length(tokens: int, limit: int) -> None:
+    if tokens > limit:
+        raise ScoreError(
+            "context_too_long",
+            f"trial: expected at most {limit} tokens with its answer for this model, got {tokens}. "
+            "Use shorter haystacks.",
+            stage="tokenise",
+        )
