@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -60,7 +60,7 @@ class _Pass:
     """A forward pass on its way: which chunk runs now, and the keys and values of the layer that it runs through."""
 
     call: AttentionCall
-    rows: Span = Span(0, 0)
+    rows: Span = field(default=Span(0, 0))
     key: Tensor | None = None
     value: Tensor | None = None
 
@@ -70,7 +70,9 @@ class _Pass:
             return key, value
         if self.key is None or self.value is None:
             length = self.call.layout.length
-            self.key, self.value = (states.new_empty(states.shape[0], length, states.shape[2]) for states in (key, value))
+            self.key, self.value = (
+                states.new_empty(states.shape[0], length, states.shape[2]) for states in (key, value)
+            )
         place = slice(self.rows.start, self.rows.stop)
         self.key[:, place], self.value[:, place] = key, value
         return self.key[:, : self.rows.stop], self.value[:, : self.rows.stop]

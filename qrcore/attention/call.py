@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Final, NamedTuple, Protocol
 
 import torch
@@ -93,7 +94,7 @@ class PackedLayout:
         count = -(-self.length // tokens)
         cuts = [self._cut_near(self.length * number // count) for number in range(1, count)]
         edges = sorted({0, *cuts, self.length})
-        return [Span(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+        return [Span(start, stop) for start, stop in pairwise(edges)]
 
     def _cut_near(self, place: int) -> int:
         inside = (block.rows for block in self.suffixes if block.rows.start < place < block.rows.stop)

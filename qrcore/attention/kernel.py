@@ -88,9 +88,7 @@ def _flash(inputs: AttentionInputs, rows: Span, keys: Span, *, causal: bool) -> 
 
 
 def _attend_lower_right(inputs: AttentionInputs, block: Block) -> Tensor:
-    query, key, value = _by_group(
-        _rows(inputs, block.rows), seen_by(inputs.key, block), seen_by(inputs.value, block)
-    )
+    query, key, value = _by_group(_rows(inputs, block.rows), seen_by(inputs.key, block), seen_by(inputs.value, block))
     bias = causal_lower_right(query.shape[2], key.shape[2])
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=inputs.scaling).flatten(
         0, 1

@@ -27,8 +27,8 @@ from qrcore.attention.kernel import attention_logits, seen_by, visible
 from qrcore.heads import Head
 from qrcore.records import Span
 
-#: Logits held at once while reading one group of heads (float32: 64 MiB).
-_LOGITS_AT_ONCE: Final = 16 * 2**20
+#: Logits held at once while reading one group of heads (float32: 16 MiB).
+LOGITS_AT_ONCE: Final = 4 * 2**20
 
 
 TokenIds = Sequence[int] | npt.NDArray[np.int32]
@@ -126,7 +126,7 @@ class LayerReader:
         query = inputs.query[[head.head for head in members], start + rows.start : start + rows.stop]
         first_position = suffix.before.stop - suffix.before.start + rows.start
         total = torch.zeros(len(members), key.shape[0], device=key.device)
-        rows_at_once = max(1, _LOGITS_AT_ONCE // (len(members) * key.shape[0]))
+        rows_at_once = max(1, LOGITS_AT_ONCE // (len(members) * key.shape[0]))
         for start in range(0, query.shape[1], rows_at_once):
             chunk = query[:, start : start + rows_at_once].float()
             total = total + _attention_sum(chunk, key, inputs, first_position + start)

@@ -41,7 +41,11 @@ def inputs_for(layout: PackedLayout, window: int | None, softcap: float | None) 
 
 def chunk_of(inputs: AttentionInputs, rows: Span) -> AttentionInputs:
     """What the attention function sees of ``rows`` when the tokens before them have run."""
-    query, key, value = inputs.query[:, rows.start : rows.stop], inputs.key[:, : rows.stop], inputs.value[:, : rows.stop]
+    query, key, value = (
+        inputs.query[:, rows.start : rows.stop],
+        inputs.key[:, : rows.stop],
+        inputs.value[:, : rows.stop],
+    )
     return replace(inputs, rows=rows, query=query, key=key, value=value)
 
 
@@ -115,7 +119,7 @@ def test_reading_equals_the_mean_of_naive_rows(
     collected: dict[Head, list[Tensor]] = {}
     reader = read.LayerReader(layout, rows, heads, collected)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(read, "_LOGITS_AT_ONCE", at_once)
+        patch.setattr(read, "LOGITS_AT_ONCE", at_once)
         for chunk_rows in layout.chunks(chunk):
             reader(5, chunk_of(inputs, chunk_rows))
     weights = naive_weights(inputs, layout)
@@ -168,7 +172,7 @@ def test_reading_is_the_same_in_chunks_and_in_any_order_of_heads(monkeypatch: py
     model, ids, suffixes = _small_pass()
     heads = [Head(2, 5), Head(0, 1), Head(2, 0), Head(1, 7)]
     whole = read_attention(model.model, ids, suffixes, heads)
-    monkeypatch.setattr(read, "_LOGITS_AT_ONCE", 100)
+    monkeypatch.setattr(read, "LOGITS_AT_ONCE", 100)
     monkeypatch.setattr(kernel, "_ROWS_AT_ONCE", 7)
     backwards = read_attention(model.model, ids, suffixes, heads[::-1])
     for one, other in zip(whole, backwards, strict=True):

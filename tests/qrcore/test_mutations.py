@@ -13,6 +13,7 @@ from torch import Tensor
 from qrcore import Document, scoring
 from qrcore.attention import attach, kernel, read
 from qrcore.attention.call import AttentionInputs, PackedLayout
+from qrcore.encoding import RequestEncoder
 from qrcore.methods import qrhead
 from qrcore.methods.qrhead import QRHeadScorer
 from qrcore.records import Span
@@ -65,13 +66,13 @@ def _document_spans_moved(start: int, stop: int) -> Patch:
 
 
 def _asking_rows_start_late(patch: pytest.MonkeyPatch) -> None:
-    suffix = QRHeadScorer._suffix
+    rows = RequestEncoder._rows
 
-    def late(self: QRHeadScorer, prompt: Any) -> Any:
-        whole = suffix(self, prompt)
-        return replace(whole, rows=Span(whole.rows.start + 1, whole.rows.stop))
+    def late(self: RequestEncoder, prompt: Any) -> Span:
+        whole = rows(self, prompt)
+        return Span(whole.start + 1, whole.stop)
 
-    patch.setattr(QRHeadScorer, "_suffix", late)
+    patch.setattr(RequestEncoder, "_rows", late)
 
 
 def _missing_bos(patch: pytest.MonkeyPatch) -> None:
@@ -85,14 +86,11 @@ def _missing_bos(patch: pytest.MonkeyPatch) -> None:
 
 
 def _rows_of_the_query_alone(patch: pytest.MonkeyPatch) -> None:
-    suffix = QRHeadScorer._suffix
-
-    def narrowed(self: QRHeadScorer, prompt: Any) -> Any:
-        rows = prompt.query_span
+    def narrowed(self: RequestEncoder, prompt: Any) -> Span:
         start = prompt.asking_span.start
-        return replace(suffix(self, prompt), rows=Span(rows.start - start, rows.stop - start))
+        return Span(prompt.query_span.start - start, prompt.query_span.stop - start)
 
-    patch.setattr(QRHeadScorer, "_suffix", narrowed)
+    patch.setattr(RequestEncoder, "_rows", narrowed)
 
 
 def _next_kv_head_in_reading(patch: pytest.MonkeyPatch) -> None:
