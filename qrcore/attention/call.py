@@ -14,7 +14,7 @@ from torch import Tensor
 from qrcore.records import Span
 
 #: How many tokens go through a layer at once: enough for full speed, few enough to stay small (see memory.py).
-CHUNK_TOKENS: Final = 1024
+CHUNK_TOKENS: Final = 2048
 
 
 class Block(NamedTuple):
