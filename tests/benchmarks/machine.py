@@ -69,16 +69,19 @@ def current_rss() -> int:
 
 def write(name: str, results: Any) -> None:
     """Write ``results/<name>.json`` with machine, versions and commit, and print it."""
-    record = {"measured_at": datetime.now(UTC).isoformat(timespec="seconds"), **_where(), "results": results}
+    record = {"measured_at": datetime.now(UTC).isoformat(timespec="seconds"), **where(), "results": results}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({name: results}))
 
 
-def _where() -> dict[str, Any]:
+def where(device: torch.device | None = None) -> dict[str, Any]:
+    """Machine, versions and commit."""
+    card = torch.cuda.get_device_name(device) if device is not None and device.type == "cuda" else None
     return {
         "machine": {
             "processor": _processor(),
+            "card": card,
             "cpus": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "load_average": os.getloadavg(),

@@ -44,7 +44,7 @@ def read(model: PreTrainedModel, prompt: SharedPrompt, heads: tuple[Head, ...]) 
 
 def stock_forward(model: PreTrainedModel, prompt: SharedPrompt) -> Callable[[], Any]:
     """A stock forward pass over documents and the first query: no cache, no reading."""
-    ids = torch.cat([_tensor(prompt.prefix_ids), _tensor(prompt.suffixes[0].ids)], dim=1)
+    ids = _joined(prompt, prompt.suffixes[0], model.device)
     return lambda: model(input_ids=ids, use_cache=False)
 
 
@@ -53,10 +53,10 @@ def _read_one(
 ) -> Tensor:
     shared = len(prompt.prefix_ids)
     cache = DynamicCache(config=model.config)
-    model(input_ids=torch.cat([_tensor(prompt.prefix_ids), _tensor(query.ids)], dim=1), past_key_values=cache)
+    model(input_ids=_joined(prompt, query, model.device), past_key_values=cache)
     asked = _mean_attention(cache, query, shared)
     cache.crop(-len(query.ids))
-    model(input_ids=_tensor(null.ids), past_key_values=cache)
+    model(input_ids=_tensor(null.ids, model.device), past_key_values=cache)
     difference = asked - _mean_attention(cache, null, shared)
     return torch.stack([difference[head.layer, head.head] for head in heads])
 
@@ -68,12 +68,16 @@ def _mean_attention(cache: DynamicCache, suffix: Suffix, shared: int) -> Tensor:
         query = _queries[layer][0, :, -len(suffix.ids) :]
         key = states.keys[0].repeat_interleave(query.shape[0] // states.keys.shape[1], dim=0)
         logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-        rows = torch.arange(len(suffix.ids))
+        rows = torch.arange(len(suffix.ids), device=key.device)
         logits[..., shared:].masked_fill_(rows[:, None] < rows[None, :], float("-inf"))
         weights = torch.softmax(logits.float(), dim=-1)[:, suffix.rows.start : suffix.rows.stop]
         means.append(weights.mean(dim=1)[:, :shared])
     return torch.stack(means)
 
 
-def _tensor(ids: Any) -> Tensor:
-    return torch.as_tensor(ids, dtype=torch.long)[None]
+def _joined(prompt: SharedPrompt, query: Suffix, device: torch.device) -> Tensor:
+    return torch.cat([_tensor(prompt.prefix_ids, device), _tensor(query.ids, device)], dim=1)
+
+
+def _tensor(ids: Any, device: torch.device) -> Tensor:
+    return torch.as_tensor(ids, dtype=torch.long, device=device)[None]

@@ -41,6 +41,13 @@ def model(layers: int = LAYERS) -> PreTrainedModel:
     return LlamaModel(config(layers)).eval()
 
 
+def tiny_model() -> PreTrainedModel:
+    """A model of the same vocabulary and number of heads that costs nothing."""
+    small = config(HEADS[0].layer + 1)
+    small.hidden_size, small.intermediate_size, small.head_dim = 48, 64, 4
+    return LlamaModel(small).eval()
+
+
 def prompt(tokens: int, queries: int = 1, seed: int = 0) -> SharedPrompt:
     """Documents and ``queries`` (each with :data:`QUERY_TOKENS`) of which one makes ``tokens``, and the null query."""
     draw = np.random.default_rng((seed, tokens))
