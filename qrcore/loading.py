@@ -7,10 +7,12 @@ from typing import Literal
 
 from qrcore import methods
 from qrcore.contracts.method import Method
+from qrcore.encoding import QuerySpan
+from qrcore.engine import EngineSettings
 from qrcore.errors import ConfigError
 from qrcore.heads import Head, HeadSet, resolve_heads, unique_heads
 from qrcore.matching import OnMismatch, check_origin
-from qrcore.methods.qrhead import QRHeadScorer, QRHeadSettings, QuerySpan
+from qrcore.methods.qrhead import QRHeadScorer, QRHeadSettings
 from qrcore.models import load_language_model, load_model, open_model
 from qrcore.prompts import PromptFormat, resolve_prompt
 from qrcore.records import Order
@@ -33,6 +35,7 @@ def load_scorer(
     allow_sliding_window: bool = False,
     on_mismatch: OnMismatch = "refuse",
     depth: Literal["heads", "full"] = "heads",
+    engine: EngineSettings | None = None,
 ) -> QRHeadScorer:
     """Load a scorer; the model keeps only the layers that the head set needs (``depth="heads"``), or all of them and
     its language-model head, for methods that generate or look at what the model says (``depth="full"``).
@@ -41,8 +44,9 @@ def load_scorer(
     ``"3-1,4-0"``, ``"all"``, a :class:`HeadSet`, the name of a published set or a JSON file. ``prompt``: ``auto``,
     ``chat`` or a name of :data:`qrcore.prompts.FORMATS`. ``order``: how the documents stand in the prompt.
     ``on_mismatch``: what to do about a head set that was found for another revision or other weights; the scorer's
-    ``warnings`` tell of it. Raises :class:`ConfigError` or a subclass for anything that cannot be used, and refuses a
-    model whose attention is not read exactly.
+    ``warnings`` tell of it. ``engine``: how the machine is used; none of it changes scores but by rounding. Raises
+    :class:`ConfigError` or a subclass for anything that cannot be used, and refuses a model whose attention is not read
+    exactly.
     """
     _check_choice("query_span", query_span, ("official", "query"))
     _check_choice("order", order, ("as_given", "reversed", "shuffled"))
@@ -69,7 +73,8 @@ def load_scorer(
         document_special_tokens=document_special_tokens,
         allow_sliding_window=allow_sliding_window,
     )
-    return QRHeadScorer(loaded, head_set, settings, (*warnings, *_other_prompt(head_set, chosen)), language_model)
+    warnings = (*warnings, *_other_prompt(head_set, chosen))
+    return QRHeadScorer(loaded, head_set, settings, warnings, engine, language_model)
 
 
 def load_method(name: str) -> Method:

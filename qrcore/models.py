@@ -25,6 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from qrcore.checkpoint import kept_shards
 from qrcore.errors import ModelError, ScoreError
 from qrcore.families import check_supported
 from qrcore.heads import HeadSet, ModelShape, read_head_set
@@ -155,9 +156,9 @@ def _load(
 ) -> PreTrainedModel:
     target = resolve_device(device)
     try:
-        with quiet_transformers():
+        with quiet_transformers(), kept_shards(_folder_with_weights(source), config.num_hidden_layers) as folder:
             model, report = kind.from_pretrained(
-                _folder_with_weights(source),
+                folder,
                 config=config,
                 dtype=resolve_dtype(dtype, target, source.config),
                 attn_implementation=attention,

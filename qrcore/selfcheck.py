@@ -86,7 +86,7 @@ def _compare_layers(
     model: LoadedModel, prefix: Sequence[int], suffix: Suffix, heads: Sequence[Head]
 ) -> tuple[float, float]:
     """The worst relative difference of any head, and the largest logit seen."""
-    layout = PackedLayout(len(prefix), (len(suffix.ids),))
+    layout = PackedLayout.of_one(len(prefix), (len(suffix.ids),))
     comparisons: dict[int, _LayerComparison] = {}
     for layer in sorted({head.layer for head in heads}):
         chosen = tuple(head for head in heads if head.layer == layer)

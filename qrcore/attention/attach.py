@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -14,8 +15,11 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from qrcore.attention.call import AttentionCall, AttentionInputs
+from qrcore.attention.forwards import wrapped_forward
 from qrcore.attention.kernel import packed_attention, visible
+from qrcore.attention.rotary import rotary_by_segment
 from qrcore.errors import ModelError
+from qrcore.records import Span
 
 _NAME: Final = "qrbatch_packed"
 _registration = threading.Lock()
@@ -29,41 +33,69 @@ class _LastLayerReached(BaseException):
 def run(model: PreTrainedModel, token_ids: Tensor, call: AttentionCall, **settings: Any) -> Any:
     """One forward pass over the packed ``token_ids`` (``[token]``) with ``call`` at every layer.
 
-    Reads arrive in ``call.reads`` as the layers run. Returns the model's own output, None if the pass ended in
-    ``call.last_layer``; ``settings`` go to the model's ``forward``. The model's settings, rotary state and the
-    process-wide registries are as before when this returns or raises. Gradients are the caller's choice.
+    Each layer runs chunk by chunk: a chunk sees only tokens up to its own last one, so one layer's keys and values are
+    all that it needs of the chunks before it. Reads arrive in ``call.reads`` as the layers run. Returns the model's own
+    output, None if the pass ended in ``call.last_layer``; ``settings`` go to the model's ``forward``. The model's
+    settings, rotary state and the process-wide registries are as before when this returns or raises. Gradients are the
+    caller's choice.
     """
     if token_ids.shape[0] != call.layout.length:
         raise ModelError(
             f"packed pass: expected {call.layout.length} tokens, got {token_ids.shape[0]}. "
             "Build the layout from the same token lists."
         )
-    with _borrowed(model):
+    with _borrowed(model, call):
         try:
             return model(
                 input_ids=token_ids[None],
                 position_ids=call.layout.position_ids(token_ids.device),
                 use_cache=False,
-                attention_call=call,
+                attention_pass=_Pass(call),
                 **settings,
             )
         except _LastLayerReached:
             return None
 
 
+@dataclass(slots=True, eq=False)
+class _Pass:
+    """A forward pass on its way: which chunk runs now, and the keys and values of the layer that it runs through."""
+
+    call: AttentionCall
+    rows: Span = field(default=Span(0, 0))
+    key: Tensor | None = None
+    value: Tensor | None = None
+
+    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep this chunk's keys and values (``[kv_head, row, dim]``); all up to its last token."""
+        if self.rows == Span(0, self.call.layout.length):
+            return key, value
+        if self.key is None or self.value is None:
+            length = self.call.layout.length
+            self.key, self.value = (
+                states.new_empty(states.shape[0], length, states.shape[2]) for states in (key, value)
+            )
+        place = slice(self.rows.start, self.rows.stop)
+        self.key[:, place], self.value[:, place] = key, value
+        return self.key[:, : self.rows.stop], self.value[:, : self.rows.stop]
+
+
 @contextmanager
-def _borrowed(model: PreTrainedModel) -> Iterator[None]:
+def _borrowed(model: PreTrainedModel, call: AttentionCall) -> Iterator[None]:
     previous = model.config._attn_implementation
-    rotary_states = [(module, _rotary_state(module)) for module in _rotary_modules(model)]
+    chunks = call.layout.chunks(call.chunk_tokens)
+    layers: Any = model.base_model.layers  # of a language model, the decoder in it
     _register()
     model.config._attn_implementation = _NAME
     try:
-        yield
+        with ExitStack() as stack:
+            stack.enter_context(rotary_by_segment(model, call.layout))
+            for layer in layers:
+                stack.enter_context(wrapped_forward(layer, partial(_in_chunks, chunks)))
+            yield
     finally:
         model.config._attn_implementation = previous
         _unregister()
-        for module, state in rotary_states:
-            _restore_rotary(module, state)
 
 
 def _register() -> None:
@@ -88,6 +120,45 @@ def _no_mask(*_args: object, **_settings: object) -> None:
     """The packed layout decides what each token sees, so no mask tensor is built."""
 
 
+def _in_chunks(
+    chunks: list[Span],
+    forward: Callable[..., Tensor],
+    hidden: Tensor,
+    *,
+    position_embeddings: tuple[Tensor, Tensor],
+    position_ids: Tensor,
+    attention_pass: _Pass,
+    **others: Any,
+) -> Tensor:
+    """A decoder layer's own ``forward`` over ``hidden`` (``[1, token, dim]``), one chunk of tokens after the other."""
+    outputs = []
+    ends_here = False
+    for rows in chunks:
+        attention_pass.rows = rows
+        here = slice(rows.start, rows.stop)
+        cosine, sine = position_embeddings
+        try:
+            output = forward(
+                hidden[:, here],
+                position_embeddings=(cosine[:, here], sine[:, here]),
+                position_ids=position_ids[:, here],
+                attention_pass=attention_pass,
+                **others,
+            )
+        except _LastLayerReached:
+            ends_here = True
+            continue
+        if len(chunks) == 1:
+            return output
+        if not output.requires_grad:
+            # No later chunk reads these: the result takes their place, and memory stays one vector a token.
+            hidden[:, here] = output
+        outputs.append(output if output.requires_grad else hidden[:, here])
+    if ends_here:
+        raise _LastLayerReached
+    return torch.cat(outputs, dim=1) if torch.is_grad_enabled() else hidden
+
+
 def _attention_function(
     module: nn.Module,
     query: Tensor,
@@ -97,22 +168,25 @@ def _attention_function(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    attention_call: AttentionCall | None = None,
+    attention_pass: _Pass | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """The registered function: query ``[1, head, token, dim]``; returns ``[1, token, head, dim]``."""
-    if attention_call is None:
+    """The registered function: states ``[1, head, row, dim]`` of one chunk; returns ``[1, row, head, dim]``."""
+    if attention_pass is None:
         raise ModelError(
             "packed attention: expected this model family to hand its keyword arguments to the attention function; "
             "it does not. Use a family from qrcore.families.SUPPORTED."
         )
+    call = attention_pass.call
     layer = int(module.layer_idx)  # type: ignore[arg-type]
+    seen_key, seen_value = attention_pass.extend(key[0], value[0])
 
     def inputs_of(query: Tensor) -> AttentionInputs:
         return AttentionInputs(
+            rows=attention_pass.rows,
             query=query[0],
-            key=key[0],
-            value=value[0],
+            key=seen_key,
+            value=seen_value,
             scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
             window=sliding_window,
             softcap=softcap,
@@ -120,13 +194,13 @@ def _attention_function(
         )
 
     inputs = inputs_of(query)
-    if layer in attention_call.gates:
-        inputs = inputs_of(attention_call.gates[layer](layer, inputs)[None])
-    if layer in attention_call.reads:
-        attention_call.reads[layer](layer, inputs)
-    if layer == attention_call.last_layer:
+    if layer in call.gates:
+        inputs = inputs_of(call.gates[layer](layer, inputs)[None])
+    if layer in call.reads:
+        call.reads[layer](layer, inputs)
+    if layer == call.last_layer:
         raise _LastLayerReached
-    return packed_attention(inputs, attention_call.layout).transpose(0, 1)[None], None
+    return packed_attention(inputs, call.layout).transpose(0, 1)[None], None
 
 
 def _own_weights(
@@ -151,29 +225,3 @@ def _own_weights(
     _, weights = eager(module, *states, mask[None, None], **settings)
     own: Tensor = weights[0]
     return own
-
-
-def _rotary_modules(model: PreTrainedModel) -> list[nn.Module]:
-    return [module for module in model.modules() if _rewrites_its_tables(getattr(module, "rope_type", None))]
-
-
-def _rewrites_its_tables(rope_type: str | dict[str, str] | None) -> bool:
-    kinds = rope_type.values() if isinstance(rope_type, dict) else (rope_type,)
-    return any(kind in ("dynamic", "longrope") for kind in kinds)
-
-
-def _rotary_state(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    # Dynamic and long-context variants rewrite their tables by the longest position seen: without this, a prompt's
-    # scores would depend on the prompts before it.
-    with torch.inference_mode(False):
-        buffers = {name: buffer.clone() for name, buffer in module.named_buffers(recurse=False)}
-    scalars = {name: value for name, value in vars(module).items() if name.endswith(("_cached", "_scaling"))}
-    return buffers, scalars
-
-
-def _restore_rotary(module: nn.Module, state: tuple[dict[str, Tensor], dict[str, Any]]) -> None:
-    buffers, scalars = state
-    for name, buffer in buffers.items():
-        module.register_buffer(name, buffer, persistent=name not in module._non_persistent_buffers_set)
-    for name, value in scalars.items():
-        setattr(module, name, value)

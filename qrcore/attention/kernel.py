@@ -1,34 +1,37 @@
-"""Attention over the packed layout: causal inside the documents, each suffix over the documents and itself."""
+"""Attention over the packed layout: causal inside the documents, each suffix over its documents and itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention.bias import causal_lower_right
 
-from qrcore.attention.call import AttentionInputs, PackedLayout
+from qrcore.attention.call import AttentionInputs, Block, PackedLayout
+from qrcore.records import Span
 
 #: Rows handled at once where a full mask or full logits would be needed; bounds memory to rows x keys.
 _ROWS_AT_ONCE: Final = 512
 
 
 def packed_attention(inputs: AttentionInputs, layout: PackedLayout) -> Tensor:
-    """Attention output of all tokens, ``[head, token, dim]``."""
-    prefix = slice(0, layout.prefix_length)
-    outputs = [_attend(inputs, inputs.query[:, prefix], inputs.key[:, prefix], inputs.value[:, prefix], offset=0)]
-    for span in layout.suffixes:
-        rows = slice(span.start, span.stop)
-        key, value = keys_of_suffix(inputs.key, layout, rows), keys_of_suffix(inputs.value, layout, rows)
-        outputs.append(_attend(inputs, inputs.query[:, rows], key, value, offset=layout.prefix_length))
-    return torch.cat(outputs, dim=1)
+    """Attention output of the chunk's rows, ``[head, row, dim]``."""
+    outputs = []
+    for before, blocks in groupby(layout.blocks(inputs.rows), key=lambda block: block.before):
+        outputs += _attend_together(inputs, before, list(blocks))
+    return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
 
 
-def keys_of_suffix(states: Tensor, layout: PackedLayout, rows: slice) -> Tensor:
-    """The states (``[kv_head, token, dim]``) that one suffix sees: the documents', then its own."""
-    return torch.cat([states[:, : layout.prefix_length], states[:, rows]], dim=1)
+def seen_by(states: Tensor, block: Block) -> Tensor:
+    """The states (``[kv_head, token, dim]``) that a block sees: those before it, then its own."""
+    before, rows = block.before, block.rows
+    if before.stop == rows.start:
+        return states[:, before.start : rows.stop]
+    return torch.cat([states[:, before.start : before.stop], states[:, rows.start : rows.stop]], dim=1)
 
 
 def visible(row_positions: Tensor, key_positions: Tensor, window: int | None) -> Tensor:
@@ -44,15 +47,61 @@ def attention_logits(query: Tensor, key: Tensor, scaling: float, softcap: float 
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
-def _attend(inputs: AttentionInputs, query: Tensor, key: Tensor, value: Tensor, *, offset: int) -> Tensor:
-    """Causal attention of rows at positions ``offset …`` over keys at positions ``0 …``."""
-    groups = query.shape[0] // key.shape[0]
-    key, value = key.repeat_interleave(groups, dim=0), value.repeat_interleave(groups, dim=0)
-    fits_window = inputs.window is None or key.shape[1] <= inputs.window
-    if offset == 0 and fits_window and inputs.softcap is None:
-        return _sdpa(query, key, value, inputs.scaling, mask=None)
+def _attend_together(inputs: AttentionInputs, before: Span, blocks: Sequence[Block]) -> list[Tensor]:
+    """Outputs of neighbouring blocks that see the same tokens before them."""
+    longest = max(block.rows.stop - block.rows.start for block in blocks) + before.stop - before.start
+    masked = inputs.softcap is not None or (inputs.window is not None and longest > inputs.window)
+    if masked:
+        return [_attend_masked(inputs, block) for block in blocks]
+    if _gives_logsumexp(inputs.query):
+        return [_attend_in_parts(inputs, before, blocks)]
+    return [_attend_lower_right(inputs, block) for block in blocks]
+
+
+def _gives_logsumexp(query: Tensor) -> bool:
+    # The logsumexp of this kernel has no gradient.
+    return query.device.type == "cpu" and not (torch.is_grad_enabled() and query.requires_grad)
+
+
+def _attend_in_parts(inputs: AttentionInputs, before: Span, blocks: Sequence[Block]) -> Tensor:
+    """All rows over what they share, each block over itself, and both put together by their softmax sums."""
+    # No mask, no copy of the shared keys per block, and no work on keys that are hidden.
+    own = [_flash(inputs, block.rows, block.rows, causal=True) for block in blocks]
+    output, logsumexp = (torch.cat(parts, dim=1) if len(own) > 1 else parts[0] for parts in zip(*own, strict=True))
+    if before.start == before.stop:
+        return output
+    rows = Span(blocks[0].rows.start, blocks[-1].rows.stop)
+    shared, shared_logsumexp = _flash(inputs, rows, before, causal=False)
+    share = torch.sigmoid(shared_logsumexp - logsumexp)[..., None].to(output.dtype)
+    return torch.lerp(output, shared, share)
+
+
+def _flash(inputs: AttentionInputs, rows: Span, keys: Span, *, causal: bool) -> tuple[Tensor, Tensor]:
+    """Output ``[head, row, dim]`` and logsumexp ``[head, row]`` of torch's fused CPU kernel."""
+    query, key, value = _by_group(
+        _rows(inputs, rows), inputs.key[:, keys.start : keys.stop], inputs.value[:, keys.start : keys.stop]
+    )
+    output, logsumexp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, causal, scale=inputs.scaling
+    )
+    return output.flatten(0, 1), logsumexp.flatten(0, 1)
+
+
+def _attend_lower_right(inputs: AttentionInputs, block: Block) -> Tensor:
+    query, key, value = _by_group(_rows(inputs, block.rows), seen_by(inputs.key, block), seen_by(inputs.value, block))
+    bias = causal_lower_right(query.shape[2], key.shape[2])
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=inputs.scaling).flatten(
+        0, 1
+    )
+
+
+def _attend_masked(inputs: AttentionInputs, block: Block) -> Tensor:
+    query = _rows(inputs, block.rows)
+    key, value = seen_by(inputs.key, block), seen_by(inputs.value, block)
+    first = block.before.stop - block.before.start
     outputs = [
-        _attend_rows(inputs, query[:, rows], key, value, offset + rows.start) for rows in _row_chunks(query.shape[1])
+        _attend_masked_rows(inputs, query[:, rows], key, value, first + rows.start)
+        for rows in _row_chunks(query.shape[1])
     ]
     return torch.cat(outputs, dim=1)
 
@@ -62,23 +111,30 @@ def _row_chunks(rows: int) -> Iterator[slice]:
         yield slice(start, min(start + _ROWS_AT_ONCE, rows))
 
 
-def _attend_rows(inputs: AttentionInputs, query: Tensor, key: Tensor, value: Tensor, first_position: int) -> Tensor:
+def _attend_masked_rows(
+    inputs: AttentionInputs, query: Tensor, key: Tensor, value: Tensor, first_position: int
+) -> Tensor:
     last_position = first_position + query.shape[1] - 1
     first_key = 0 if inputs.window is None else max(0, first_position - inputs.window + 1)
     seen = slice(first_key, last_position + 1)
-    key, value = key[:, seen], value[:, seen]
+    query, key, value = _by_group(query, key[:, seen], value[:, seen])
     row_positions = torch.arange(first_position, last_position + 1, device=query.device)
     key_positions = torch.arange(first_key, last_position + 1, device=query.device)
     mask = visible(row_positions, key_positions, inputs.window)
     if inputs.softcap is None:
-        return _sdpa(query, key, value, inputs.scaling, mask=mask)
+        output = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=inputs.scaling)
+        return output.flatten(0, 1)
     logits = attention_logits(query, key, inputs.scaling, inputs.softcap).masked_fill(~mask, float("-inf"))
     weights = torch.softmax(logits, dim=-1, dtype=torch.float32)
-    return torch.matmul(weights.to(value.dtype), value)
+    return torch.matmul(weights.to(value.dtype), value).flatten(0, 1)
 
 
-def _sdpa(query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Tensor | None) -> Tensor:
-    output = functional.scaled_dot_product_attention(
-        query[None], key[None], value[None], attn_mask=mask, is_causal=mask is None, scale=scaling
-    )
-    return output[0]
+def _rows(inputs: AttentionInputs, rows: Span) -> Tensor:
+    return inputs.query[:, rows.start - inputs.rows.start : rows.stop - inputs.rows.start]
+
+
+def _by_group(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The three as ``[kv_head, member, token, dim]``; keys and values are seen by all members, never copied."""
+    kv_heads, members = key.shape[0], query.shape[0] // key.shape[0]
+    grouped = query.unflatten(0, (kv_heads, members))
+    return grouped, *(states[:, None].expand(-1, members, -1, -1) for states in (key, value))

@@ -23,7 +23,7 @@ def next_token_logits(
 
     ``model``: a causal language model with its head; ``gates`` and ``reads`` by layer.
     """
-    call = AttentionCall(PackedLayout(len(ids), ()), reads or {}, gates or {})
+    call = AttentionCall(PackedLayout.of_one(len(ids)), reads or {}, gates or {})
     token_ids = torch.tensor(list(ids)).to(model.device)
     logits: Tensor = run(model, token_ids, call, logits_to_keep=rows).logits
     return logits[0].float()

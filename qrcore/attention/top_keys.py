@@ -24,36 +24,33 @@ def read_top_keys(model: PreTrainedModel, ids: Sequence[int], rows: int) -> Tens
     All layers and heads of the model, in one plain causal pass. Of equal keys it is the first. Softmax keeps the
     order, so logits are compared.
     """
-    layout = PackedLayout(len(ids), ())
+    layout = PackedLayout.of_one(len(ids))
     layers = model.config.num_hidden_layers
-    collected: dict[int, Tensor] = {}
-    readers: dict[int, LayerRead] = {layer: _TopKeyReader(rows, collected) for layer in range(layers)}
+    collected: dict[int, list[Tensor]] = {layer: [] for layer in range(layers)}
+    readers: dict[int, LayerRead] = {layer: _TopKeyReader(len(ids) - rows, collected) for layer in range(layers)}
     call = AttentionCall(layout=layout, reads=readers, last_layer=layers - 1)
     run(model, torch.tensor(list(ids)).to(model.device), call)
-    return torch.stack([collected[layer] for layer in range(layers)])
+    return torch.stack([torch.cat(collected[layer], dim=1) for layer in range(layers)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _TopKeyReader:
-    rows: int
-    collected: dict[int, Tensor]
+    first: int
+    collected: dict[int, list[Tensor]]
 
     def __call__(self, layer: int, inputs: AttentionInputs) -> None:
-        heads, length = inputs.query.shape[0], inputs.query.shape[1]
+        heads, length = inputs.query.shape[0], inputs.key.shape[1]
         group = heads // inputs.key.shape[0]
         rows_at_once = max(1, _LOGITS_AT_ONCE // length)
-        first = length - self.rows
-        found = torch.empty(heads, self.rows, dtype=torch.long, device=inputs.query.device)
-        for head in range(heads):
-            key = inputs.key[head // group].float()
-            for start in range(first, length, rows_at_once):
-                stop = min(start + rows_at_once, length)
-                found[head, start - first : stop - first] = _top(inputs, inputs.query[head, start:stop], key, start)
-        self.collected[layer] = found
+        for start in range(max(self.first, inputs.rows.start), inputs.rows.stop, rows_at_once):
+            stop = min(start + rows_at_once, inputs.rows.stop)
+            rows = slice(start - inputs.rows.start, stop - inputs.rows.start)
+            found = [_top(inputs, inputs.query[head, rows], inputs.key[head // group], start) for head in range(heads)]
+            self.collected[layer].append(torch.stack(found))
 
 
 def _top(inputs: AttentionInputs, query: Tensor, key: Tensor, first: int) -> Tensor:
-    logits = attention_logits(query.float()[None], key[None], inputs.scaling, inputs.softcap)[0]
+    logits = attention_logits(query.float()[None], key.float()[None], inputs.scaling, inputs.softcap)[0]
     places = torch.arange(len(key), device=key.device)
     allowed = visible(places[first : first + len(query)], places, inputs.window)
     return logits.masked_fill(~allowed, float("-inf")).argmax(dim=-1)

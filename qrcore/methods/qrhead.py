@@ -8,25 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from functools import cached_property
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from qrcore.attention.read import Suffix, read_attention
+from qrcore.attention.read import SharedPrompt, Suffix, read_packed
+from qrcore.attention.rotary import rotary_class
 from qrcore.contracts.method import Method, Needs
 from qrcore.contracts.scorer import Reading
+from qrcore.encoding import EncodedRequest, PromptLimits, QuerySpan, RequestEncoder
+from qrcore.engine import EngineSettings, chosen_kernel
 from qrcore.errors import HeadSetError, ScoreError
 from qrcore.heads import Head, HeadSet, unique_heads
-from qrcore.models import LanguageModel, LoadedModel, out_of_memory_as_error, setup_sha256, weights_sha256
-from qrcore.ordering import prompt_order
+from qrcore.memory import PassMemory
+from qrcore.models import (
+    LanguageModel,
+    LoadedModel,
+    ModelSource,
+    out_of_memory_as_error,
+    setup_sha256,
+    weights_sha256,
+)
+from qrcore.packing import plan_passes
 from qrcore.prompts import PromptFormat
-from qrcore.records import UNINFORMATIVE_QUERY, Document, Order, Ranking, RankRequest, ScorerIdentity, Span
-from qrcore.requests import check_request
+from qrcore.records import UNINFORMATIVE_QUERY, Document, Order, Ranking, RankRequest, ScorerIdentity
 from qrcore.scoring import calibrate, pool_documents, rank_documents
-from qrcore.tokens import EncodedPrompt, PromptEncoder, SpecialTokens
-
-QuerySpan = Literal["official", "query"]
+from qrcore.tokens import SpecialTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +65,17 @@ class QRHeadScorer:
         heads: HeadSet,
         settings: QRHeadSettings,
         warnings: Sequence[str] = (),
+        engine: EngineSettings | None = None,
         language_model: LanguageModel | None = None,
     ) -> None:
         self.heads = heads
         self.warnings = tuple(warnings)
         self.settings = settings
         self.model = model
+        self.engine = engine or EngineSettings()
         self.language_model = language_model
-        self._encoder = PromptEncoder(model.tokenizer, settings.document_special_tokens)
         self._unique_heads = unique_heads(heads.head_list)
-        self._window = _tightest_window(model, self._unique_heads)
+        self._encoder = request_encoder(model.tokenizer, model.source, heads, settings, self.max_tokens)
 
     @property
     def max_tokens(self) -> int:
@@ -95,7 +105,7 @@ class QRHeadScorer:
 
     def score(self, query: str, docs: Sequence[Document]) -> list[float]:
         """Scores in the documents' order. Raises :class:`ScoreError`."""
-        return self._score(RankRequest(query, tuple(docs)))[0]
+        return self.score_reading(self.read(query, docs), self.heads.head_list)
 
     def score_heads(self, query: str, docs: Sequence[Document]) -> Tensor:
         """Scores per head, ``[doc, layer, head]`` over all layers and heads of the uncut model, calibrated and
@@ -110,15 +120,14 @@ class QRHeadScorer:
 
     def read(self, query: str, docs: Sequence[Document]) -> Reading:
         """Raw attention under the query and under the null query. Raises :class:`ScoreError`."""
-        request = RankRequest(query, tuple(docs))
-        check_request(request)
-        return self._read(request)
+        return self._read([[self.encode(RankRequest(query, tuple(docs)))]])[0]
 
     def score_reading(self, reading: Reading, heads: Sequence[Head]) -> list[float]:
         """Scores of the documents of a reading, in the order given, as a scorer of ``heads`` alone would give them; a
         head that is named twice counts twice. Raises :class:`ScoreError` for scores that are no numbers."""
         places = [reading.heads.index(head) for head in heads]
-        scores = pool_documents(self._calibrated(reading)[places].sum(dim=0), reading.document_spans)
+        token_scores = self._calibrated(reading)[places].sum(dim=0)
+        scores = pool_documents(token_scores.cpu(), reading.document_spans)  # many small steps
         if not bool(torch.isfinite(scores).all()):
             raise ScoreError(
                 "non_finite",
@@ -142,112 +151,173 @@ class QRHeadScorer:
                 f"in layer {chosen.depth - 1}. Load a scorer of the deepest set first."
             )
         settings = replace(self.settings, order=order or self.settings.order)
-        return QRHeadScorer(self.model, chosen, settings, self.warnings, self.language_model)
+        return QRHeadScorer(self.model, chosen, settings, self.warnings, self.engine, self.language_model)
 
     def rank(self, query: str, docs: Sequence[Document]) -> Ranking:
         """The documents best first, every one exactly once. Raises :class:`ScoreError`."""
-        return self._rank(RankRequest(query, tuple(docs)))
+        answer = next(self.rank_encoded([self.encode(RankRequest(query, tuple(docs)))]))
+        if isinstance(answer, ScoreError):
+            raise answer
+        return answer
 
     def rank_many(self, requests: Iterable[RankRequest]) -> Iterator[Ranking | ScoreError]:
-        """A ranking or the reason why there is none, for each request in order."""
-        for request in requests:
-            yield self._answer(request)
+        """A ranking or the reason why there is none, for each request in order.
 
-    def _answer(self, request: RankRequest) -> Ranking | ScoreError:
+        All requests are taken first, so that they can share documents and passes; with ``pack_tokens=0`` one by one.
+        """
+        if self.engine.pack_tokens == 0:
+            for request in requests:
+                yield from self.rank_encoded(list(self._encoder.encode_many([request])))
+        else:
+            yield from self.rank_encoded(list(self._encoder.encode_many(requests)))
+
+    def encode(self, request: RankRequest) -> EncodedRequest:
+        """The request in tokens, as :meth:`rank_encoded` takes it. Raises :class:`ScoreError`."""
+        return self._encoder.encode(request)
+
+    def rank_encoded(self, entries: Sequence[EncodedRequest | ScoreError]) -> Iterator[Ranking | ScoreError]:
+        """:meth:`rank_many` of requests that are encoded, here or elsewhere; errors are handed through."""
+        answers = {place: answer for place, entry in enumerate(entries) if (answer := self._answer_unread(entry))}
+        unread = {place: entry for place, entry in enumerate(entries) if place not in answers}
+        places, requests = list(unread), [entry for entry in unread.values() if isinstance(entry, EncodedRequest)]
+        position = 0
+        for groups in plan_passes(requests, self.engine.pack_tokens, self._prompt_class):
+            together = [[requests[place] for place in group.places] for group in groups]
+            ranked = [places[place] for group in groups for place in group.places]
+            answers.update(zip(ranked, self._rank_together(together), strict=True))
+            while position in answers:
+                yield answers.pop(position)
+                position += 1
+        yield from (answers[place] for place in sorted(answers))
+
+    def _answer_unread(self, entry: EncodedRequest | ScoreError) -> Ranking | ScoreError | None:
+        """The answer of a row that needs no model, or None."""
+        if isinstance(entry, ScoreError):
+            return entry
+        if entry.uninformative:
+            # The query and its own calibration cancel: what is left is rounding noise, which must not decide an order.
+            documents = rank_documents(entry.request, [0.0] * len(entry.request.documents))
+            return Ranking(entry.request.query_id, documents, entry.prompt_tokens, flags=(UNINFORMATIVE_QUERY,))
+        if self._fits([[entry]]):
+            return None
+        return _of_row(entry, self._too_large(entry))
+
+    def _rank_together(self, groups: _Groups) -> list[Ranking | ScoreError]:
+        """Answers of all requests of a pass; what cannot run together runs one by one, so that an error stays alone."""
+        members = [member for group in groups for member in group]
+        problem = None if self._fits(groups) else self._too_large(members[0])
+        if problem is None:
+            try:
+                with out_of_memory_as_error():
+                    readings = self._read(groups)
+                return [self._answer(member, reading) for member, reading in zip(members, readings, strict=True)]
+            except ScoreError as error:
+                problem = _of_row(members[0], error)
+        if len(members) == 1:
+            return [problem]
+        return [answer for member in members for answer in self._rank_together([[member]])]
+
+    def _answer(self, request: EncodedRequest, reading: Reading) -> Ranking | ScoreError:
         try:
-            return self._rank(request)
+            scores = self.score_reading(reading, self.heads.head_list)
         except ScoreError as error:
-            error.query_id = request.query_id
-            # The frames behind an error hold its tensors: kept with the error, they would starve the rows after it.
-            error.__traceback__ = error.__cause__ = error.__context__ = None
-            return error
+            return _of_row(request, error)
+        documents = rank_documents(request.request, scores)
+        return Ranking(request.request.query_id, documents, request.prompt_tokens)
 
-    def _rank(self, request: RankRequest) -> Ranking:
-        if request.query == self.settings.null_query:
-            return self._uninformative(request)
-        with out_of_memory_as_error():
-            scores, prompt_tokens = self._score(request)
-        return Ranking(request.query_id, rank_documents(request, scores), prompt_tokens)
-
-    def _uninformative(self, request: RankRequest) -> Ranking:
-        # The query and its own calibration cancel: what is left is rounding noise, which must not decide an order.
-        check_request(request)
-        encoded, _ = self._encode(request, prompt_order(request, self.settings.order))
-        documents = rank_documents(request, [0.0] * len(request.documents))
-        return Ranking(request.query_id, documents, len(encoded.ids), flags=(UNINFORMATIVE_QUERY,))
-
-    def _score(self, request: RankRequest) -> tuple[list[float], int]:
-        check_request(request)
-        reading = self._read(request)
-        return self.score_reading(reading, self.heads.head_list), reading.prompt_tokens
-
-    def _calibrated(self, reading: Reading) -> Tensor:
-        return calibrate(reading.query_attention, reading.null_attention, self.settings.calibration_weight)
-
-    def _read(self, request: RankRequest) -> Reading:
-        order = prompt_order(request, self.settings.order)
-        asked, null = self._encode(request, order)
-        self._check_length(max(len(asked.ids), len(null.ids)))
-        shared = asked.asking_span.start
-        suffixes = [self._suffix(asked), self._suffix(null)]
-        with torch.inference_mode():
-            query_attention, null_attention = read_attention(
-                self.model.model, asked.ids[:shared], suffixes, self._unique_heads
+    def _read(self, groups: _Groups) -> list[Reading]:
+        """One pass: a segment for each group of requests over the same documents."""
+        with torch.inference_mode(), chosen_kernel(self.engine):
+            attention = read_packed(
+                self.model.model,
+                [_shared_prompt(group) for group in groups],
+                self._unique_heads,
+                self.engine.chunk_tokens,
             )
+        return [
+            self._reading(member, query_attention, of_group[-1])
+            for group, of_group in zip(groups, attention, strict=True)
+            for member, query_attention in zip(group, of_group, strict=False)  # the last one is the null query's
+        ]
+
+    def _reading(self, request: EncodedRequest, query_attention: Tensor, null_attention: Tensor) -> Reading:
+        shared = len(request.prefix_ids)
         return Reading(
             heads=self._unique_heads,
             query_attention=query_attention[:, :shared],
             null_attention=null_attention[:, :shared],
-            token_ids=asked.ids[:shared],
-            document_spans=_in_given_order(asked.document_spans, order),
-            prompt_order=tuple(order),
-            prompt_tokens=len(asked.ids),
+            token_ids=tuple(request.prefix_ids.tolist()),
+            document_spans=request.document_spans,
+            prompt_order=request.prompt_order,
+            prompt_tokens=request.prompt_tokens,
         )
 
-    def _encode(self, request: RankRequest, order: Sequence[int]) -> tuple[EncodedPrompt, EncodedPrompt]:
-        documents = [request.documents[position] for position in order]
-        asked = self._encoder.encode(self.settings.prompt, request.query, documents)
-        null = self._encoder.encode(self.settings.prompt, self.settings.null_query, documents)
-        shared = asked.asking_span.start
-        assert asked.ids[:shared] == null.ids[:shared], "the query changed the tokens of the documents"
-        return asked, null
+    def _calibrated(self, reading: Reading) -> Tensor:
+        return calibrate(reading.query_attention, reading.null_attention, self.settings.calibration_weight)
 
-    def _suffix(self, prompt: EncodedPrompt) -> Suffix:
-        start = prompt.asking_span.start
-        rows = prompt.asking_span if self.settings.query_span == "official" else prompt.query_span
-        if rows.start == rows.stop:
-            raise ScoreError(
-                "empty_query",
-                "query: expected text to read attention from (query_span=query), got an empty string. Fill it in.",
-                stage="tokenise",
-            )
-        return Suffix(prompt.ids[start:], Span(rows.start - start, rows.stop - start))
+    def _prompt_class(self, tokens: int) -> int:
+        return rotary_class(self.model.source.config, tokens)
 
-    def _check_length(self, tokens: int) -> None:
-        if tokens > self.max_tokens:
-            raise ScoreError(
-                "context_too_long",
-                f"prompt: expected at most {self.max_tokens} tokens for this model, got {tokens}. "
-                "Pass fewer or shorter candidates, or a model with a longer context.",
-                stage="tokenise",
-            )
-        if self._window is not None and tokens > self._window and not self.settings.allow_sliding_window:
-            raise ScoreError(
-                "sliding_window_exceeded",
-                f"prompt: a chosen head lies in a sliding-window layer that sees {self._window} tokens, and the "
-                f"prompt has {tokens}. Choose heads of full-attention layers, or set allow_sliding_window.",
-                stage="tokenise",
-            )
+    @cached_property
+    def _memory(self) -> PassMemory:
+        loaded = self.model
+        return PassMemory.of(loaded.source.config, self._unique_heads, loaded.model.dtype, self.engine.chunk_tokens)
+
+    def _fits(self, groups: _Groups) -> bool:
+        allowed = self.engine.memory_bytes
+        return allowed is None or self._pass_bytes(groups) <= allowed
+
+    def _pass_bytes(self, groups: _Groups) -> int:
+        prompts = [_shared_prompt(group) for group in groups]
+        tokens = sum(len(prompt.prefix_ids) + sum(len(s.ids) for s in prompt.suffixes) for prompt in prompts)
+        suffixes = sum(len(prompt.suffixes) for prompt in prompts)
+        longest = max(member.longest_prompt for group in groups for member in group)
+        return self._memory.predict(tokens, suffixes, longest).total
+
+    def _too_large(self, request: EncodedRequest) -> ScoreError:
+        return ScoreError(
+            "oom",
+            f"memory: expected this prompt to fit into {self.engine.memory_bytes} bytes with the weights, and "
+            f"{self._pass_bytes([[request]])} are predicted for its {request.longest_prompt} tokens. "
+            "Run again with fewer actors, shorter candidates or more memory.",
+            stage="score",
+        )
 
 
-def _in_given_order(spans: Sequence[Span], order: Sequence[int]) -> tuple[Span, ...]:
-    by_document = dict(zip(order, spans, strict=True))
-    return tuple(by_document[position] for position in range(len(spans)))
+_Groups = Sequence[Sequence[EncodedRequest]]
 
 
-def _tightest_window(model: LoadedModel, heads: Sequence[Head]) -> int | None:
+def _of_row(request: EncodedRequest, error: ScoreError) -> ScoreError:
+    error.query_id = request.request.query_id
+    # The frames behind an error hold its tensors: kept with the error, they would starve the rows after it.
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
+
+
+def _shared_prompt(group: Sequence[EncodedRequest]) -> SharedPrompt:
+    first = group[0]
+    queries = [Suffix(member.query_ids, member.query_rows) for member in group]
+    return SharedPrompt(first.prefix_ids, (*queries, Suffix(first.null_ids, first.null_rows)))
+
+
+def request_encoder(
+    tokenizer: PreTrainedTokenizerBase, source: ModelSource, heads: HeadSet, settings: QRHeadSettings, max_tokens: int
+) -> RequestEncoder:
+    """Encodes requests as a scorer of these settings does; needs no weights."""
+    window = None if settings.allow_sliding_window else _tightest_window(source.config, heads.head_list)
+    return RequestEncoder(
+        tokenizer,
+        settings.prompt,
+        PromptLimits(max_tokens, window),
+        null_query=settings.null_query,
+        query_span=settings.query_span,
+        order=settings.order,
+        document_special_tokens=settings.document_special_tokens,
+    )
+
+
+def _tightest_window(config: PreTrainedConfig, heads: Sequence[Head]) -> int | None:
     """The sliding window of the chosen heads' layers, in tokens; None if all of them see everything."""
-    config = model.source.config
     window = getattr(config, "sliding_window", None)
     if window is None:
         return None

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from qrcore.attention import attach, kernel, read
-from qrcore.attention.call import AttentionCall, AttentionInputs, PackedLayout
+from qrcore.attention.call import AttentionCall, AttentionInputs, PackedLayout, Segment
 from qrcore.attention.kernel import packed_attention, visible
 from qrcore.attention.read import Suffix, read_attention
 from qrcore.errors import ModelError
@@ -25,7 +25,8 @@ from tests.qrcore.golden import golden_scorer
 
 HEADS, KV_HEADS, DIM = 4, 2, 8
 
-layouts = st.builds(PackedLayout, st.integers(1, 9), st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple))
+segments = st.builds(Segment, st.integers(1, 9), st.lists(st.integers(1, 5), max_size=3).map(tuple))
+layouts = st.builds(PackedLayout, st.lists(segments, min_size=1, max_size=3).map(tuple))
 windows = st.none() | st.integers(1, 12)
 softcaps = st.none() | st.just(1.5)
 
@@ -34,16 +35,30 @@ def inputs_for(layout: PackedLayout, window: int | None, softcap: float | None) 
     draw = torch.Generator().manual_seed(layout.length)
     query = 2 * torch.randn(HEADS, layout.length, DIM, generator=draw, dtype=torch.float64)
     key, value = torch.randn(2, KV_HEADS, layout.length, DIM, generator=draw, dtype=torch.float64)
-    return AttentionInputs(query, key, value, scaling=0.7, window=window, softcap=softcap, own_weights=lambda: query)
+    rows = Span(0, layout.length)
+    return AttentionInputs(rows, query, key, value, scaling=0.7, window=window, softcap=softcap, own_weights=key.clone)
+
+
+def chunk_of(inputs: AttentionInputs, rows: Span) -> AttentionInputs:
+    """What the attention function sees of ``rows`` when the tokens before them have run."""
+    query, key, value = (
+        inputs.query[:, rows.start : rows.stop],
+        inputs.key[:, : rows.stop],
+        inputs.value[:, : rows.stop],
+    )
+    return replace(inputs, rows=rows, query=query, key=key, value=value)
 
 
 def naive_weights(inputs: AttentionInputs, layout: PackedLayout) -> list[list[list[float]]]:
     """``[head][row][key]`` over the packed sequence, one number at a time."""
-    owner = [-1] * layout.prefix_length
-    for number, span in enumerate(layout.suffixes):
-        owner += [number] * (span.stop - span.start)
-    starts = [0, *(span.start for span in layout.suffixes)]
-    place = [i if o < 0 else layout.prefix_length + i - starts[o + 1] for i, o in enumerate(owner)]
+    owner: list[tuple[int, int]] = []  # segment, and suffix of the segment (-1: documents)
+    place: list[int] = []
+    for number, segment in enumerate(layout.segments):
+        owner += [(number, -1)] * segment.prefix_length
+        place += range(segment.prefix_length)
+        for suffix, length in enumerate(segment.suffix_lengths):
+            owner += [(number, suffix)] * length
+            place += range(segment.prefix_length, segment.prefix_length + length)
     weights = []
     for head in range(HEADS):
         keys = inputs.key[head * KV_HEADS // HEADS]
@@ -51,7 +66,7 @@ def naive_weights(inputs: AttentionInputs, layout: PackedLayout) -> list[list[li
         for row in range(layout.length):
             logits = {}
             for key in range(layout.length):
-                mine = owner[key] in (-1, owner[row]) and place[key] <= place[row]
+                mine = owner[key] in ((owner[row][0], -1), owner[row]) and place[key] <= place[row]
                 if mine and (inputs.window is None or place[row] - place[key] < inputs.window):
                     logit = float(inputs.query[head, row] @ keys[key]) * inputs.scaling
                     cap = inputs.softcap
@@ -62,39 +77,69 @@ def naive_weights(inputs: AttentionInputs, layout: PackedLayout) -> list[list[li
     return weights
 
 
-@settings(max_examples=40)
-@given(layout=layouts, window=windows, softcap=softcaps, rows_at_once=st.integers(1, 6))
+@settings(max_examples=60)
+@given(
+    layout=layouts,
+    window=windows,
+    softcap=softcaps,
+    rows_at_once=st.integers(1, 6),
+    chunk=st.integers(1, 40),
+    fused=st.booleans(),
+)
 def test_packed_attention_equals_a_full_mask(
-    layout: PackedLayout, window: int | None, softcap: float | None, rows_at_once: int
+    layout: PackedLayout, window: int | None, softcap: float | None, rows_at_once: int, chunk: int, fused: bool
 ) -> None:
     inputs = inputs_for(layout, window, softcap)
     weights = torch.tensor(naive_weights(inputs, layout), dtype=torch.float64)
     expected = weights @ inputs.value.repeat_interleave(HEADS // KV_HEADS, dim=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernel, "_ROWS_AT_ONCE", rows_at_once)
+        if not fused:  # as on a GPU
+            patch.setattr(kernel, "_gives_logsumexp", lambda query: False)
+        parts = [packed_attention(chunk_of(inputs, rows), layout) for rows in layout.chunks(chunk)]
         # The soft-capped branch computes its weights in float32 whatever comes in.
-        torch.testing.assert_close(packed_attention(inputs, layout), expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(torch.cat(parts, dim=1), expected, rtol=0, atol=1e-6)
 
 
-@settings(max_examples=40)
-@given(layout=layouts, window=windows, softcap=softcaps, at_once=st.integers(1, 60), data=st.data())
+@settings(max_examples=60)
+@given(
+    layout=layouts,
+    window=windows,
+    softcap=softcaps,
+    at_once=st.integers(1, 60),
+    chunk=st.integers(1, 40),
+    data=st.data(),
+)
 def test_reading_equals_the_mean_of_naive_rows(
-    layout: PackedLayout, window: int | None, softcap: float | None, at_once: int, data: st.DataObject
+    layout: PackedLayout, window: int | None, softcap: float | None, at_once: int, chunk: int, data: st.DataObject
 ) -> None:
     inputs = inputs_for(layout, window, softcap)
-    rows = tuple(_some_rows(data, length) for length in layout.suffix_lengths)
+    rows = tuple(_some_rows(data, length) for segment in layout.segments for length in segment.suffix_lengths)
     heads = (Head(5, 3), Head(5, 0), Head(5, 2))
     collected: dict[Head, list[Tensor]] = {}
+    reader = read.LayerReader(layout, rows, heads, collected)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(read, "_LOGITS_AT_ONCE", at_once)
-        read.LayerReader(layout, rows, heads, collected)(5, inputs)
+        patch.setattr(read, "LOGITS_AT_ONCE", at_once)
+        for chunk_rows in layout.chunks(chunk):
+            reader(5, chunk_of(inputs, chunk_rows))
     weights = naive_weights(inputs, layout)
     for head in heads:
         for suffix, chosen, means in zip(layout.suffixes, rows, collected[head], strict=True):
-            keys = [*range(layout.prefix_length), *range(suffix.start, suffix.stop)]
-            picked = [weights[head.head][suffix.start + r] for r in range(chosen.start, chosen.stop)]
+            keys = [*range(*suffix.before), *range(*suffix.rows)]
+            picked = [weights[head.head][suffix.rows.start + r] for r in range(chosen.start, chosen.stop)]
             expected = [sum(row[key] for row in picked) / len(picked) for key in keys]
             assert means.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@given(layout=layouts, chunk=st.integers(1, 40))
+def test_chunks_cover_everything_and_cut_no_suffix(layout: PackedLayout, chunk: int) -> None:
+    chunks = layout.chunks(chunk)
+    assert [token for rows in chunks for token in range(*rows)] == list(range(layout.length))
+    suffixes = [set(range(*block.rows)) for block in layout.suffixes]
+    longest = max((len(suffix) for suffix in suffixes), default=1)
+    assert all(rows.stop - rows.start < chunk + longest for rows in chunks)
+    for rows in chunks:
+        assert all(suffix <= set(range(*rows)) or suffix.isdisjoint(range(*rows)) for suffix in suffixes)
 
 
 def _some_rows(data: st.DataObject, length: int) -> Span:
@@ -103,10 +148,12 @@ def _some_rows(data: st.DataObject, length: int) -> Span:
 
 
 def test_positions_of_each_suffix_follow_the_documents() -> None:
-    layout = PackedLayout(3, (2, 4))
-    assert layout.length == 9
-    assert layout.suffixes == (Span(3, 5), Span(5, 9))
-    assert layout.position_ids(torch.device("cpu")).tolist() == [[0, 1, 2, 3, 4, 3, 4, 5, 6]]
+    layout = PackedLayout((Segment(3, (2, 4)), Segment(2, (1,))))
+    assert layout.length == 12
+    assert layout.spans == (Span(0, 9), Span(9, 12))
+    assert [block.rows for block in layout.suffixes] == [Span(3, 5), Span(5, 9), Span(11, 12)]
+    assert [block.before for block in layout.suffixes] == [Span(0, 3), Span(0, 3), Span(9, 11)]
+    assert layout.position_ids(torch.device("cpu")).tolist() == [[0, 1, 2, 3, 4, 3, 4, 5, 6, 0, 1, 2]]
 
 
 def test_visible_is_causal_and_counts_the_row_itself_into_the_window() -> None:
@@ -115,9 +162,9 @@ def test_visible_is_causal_and_counts_the_row_itself_into_the_window() -> None:
 
 
 def test_a_model_passes_gradients_through() -> None:
-    inputs = inputs_for(PackedLayout(4, (2,)), None, None)
+    inputs = inputs_for(PackedLayout.of_one(4, (2,)), None, None)
     query = inputs.query.requires_grad_()
-    packed_attention(inputs, PackedLayout(4, (2,))).sum().backward()
+    packed_attention(inputs, PackedLayout.of_one(4, (2,))).sum().backward()
     assert query.grad is not None and bool(query.grad.abs().sum() > 0)
 
 
@@ -125,7 +172,7 @@ def test_reading_is_the_same_in_chunks_and_in_any_order_of_heads(monkeypatch: py
     model, ids, suffixes = _small_pass()
     heads = [Head(2, 5), Head(0, 1), Head(2, 0), Head(1, 7)]
     whole = read_attention(model.model, ids, suffixes, heads)
-    monkeypatch.setattr(read, "_LOGITS_AT_ONCE", 100)
+    monkeypatch.setattr(read, "LOGITS_AT_ONCE", 100)
     monkeypatch.setattr(kernel, "_ROWS_AT_ONCE", 7)
     backwards = read_attention(model.model, ids, suffixes, heads[::-1])
     for one, other in zip(whole, backwards, strict=True):
@@ -153,7 +200,7 @@ def test_the_pass_ends_inside_the_deepest_layer(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_wrong_number_of_tokens_is_refused() -> None:
-    call = AttentionCall(PackedLayout(4, (2,)))
+    call = AttentionCall(PackedLayout.of_one(4, (2,)))
     with pytest.raises(ModelError, match="expected 6 tokens, got 5"):
         attach.run(golden_scorer("llama", "full").model.model, torch.arange(5), call)
 
@@ -168,7 +215,8 @@ def test_inputs_carry_the_layers_own_settings() -> None:
     seen: list[AttentionInputs] = []
     module = _AttentionLayer()
     states = torch.randn(1, 2, 3, 4)
-    call = AttentionCall(PackedLayout(2, (1,)), reads={1: lambda layer, inputs: seen.append(inputs)})
+    call = AttentionCall(PackedLayout.of_one(2, (1,)), reads={1: lambda layer, inputs: seen.append(inputs)})
+    running = attach._Pass(call, Span(0, 3))
     output, weights = attach._attention_function(
         module,
         states,
@@ -178,10 +226,10 @@ def test_inputs_carry_the_layers_own_settings() -> None:
         scaling=0.3,
         sliding_window=7,
         softcap=2.0,
-        attention_call=call,
+        attention_pass=running,
         dropout=0.0,
     )
-    attach._attention_function(module, states, states, states, None, attention_call=call)
+    attach._attention_function(module, states, states, states, None, attention_pass=running)
     assert (seen[0].scaling, seen[0].window, seen[0].softcap) == (0.3, 7, 2.0)
     assert (seen[1].scaling, seen[1].window, seen[1].softcap) == (0.5, None, None)
     assert output.shape == (1, 3, 2, 4) and weights is None

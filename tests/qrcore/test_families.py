@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from qrcore import models
-from qrcore.attention import attach, kernel, read
+from qrcore.attention import attach, kernel, read, rotary
 from qrcore.attention.call import AttentionInputs, PackedLayout
 from qrcore.families import SUPPORTED
 from qrcore.heads import Head
@@ -135,13 +135,13 @@ def _scale_by_hidden_size(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tiled_kv_heads_in_output(patch: pytest.MonkeyPatch) -> None:
-    attend = kernel._attend
+    by_group = kernel._by_group
 
-    def tiled(inputs: AttentionInputs, query: Tensor, key: Tensor, value: Tensor, *, offset: int) -> Tensor:
+    def tiled(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         times = (query.shape[0] // key.shape[0], 1, 1)
-        return attend(inputs, query, key.repeat(times), value.repeat(times), offset=offset)
+        return by_group(query, key.repeat(times), value.repeat(times))
 
-    patch.setattr(kernel, "_attend", tiled)
+    patch.setattr(kernel, "_by_group", tiled)
 
 
 def _next_kv_head_in_reading(patch: pytest.MonkeyPatch) -> None:
@@ -159,13 +159,13 @@ def _packed_positions(patch: pytest.MonkeyPatch) -> None:
 
 def _suffixes_see_each_other(patch: pytest.MonkeyPatch) -> None:
     def causal(inputs: AttentionInputs, layout: PackedLayout) -> Tensor:
-        return kernel._attend(inputs, inputs.query, inputs.key, inputs.value, offset=0)
+        return kernel.packed_attention(inputs, PackedLayout.of_one(layout.length))
 
     patch.setattr(attach, "packed_attention", causal)
 
 
 def _stale_rotary_state(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(attach, "_restore_rotary", lambda module, state: None)
+    patch.setattr(rotary, "_restore_rotary", lambda module, state: None)
 
 
 def _config_with(change: Callable[[PreTrainedConfig], None]) -> Patch:

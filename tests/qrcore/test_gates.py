@@ -75,7 +75,7 @@ def test_gated_heads_attend_alike_to_all_they_see_and_the_others_as_before(name:
 
 def _weights(name: str, gated: tuple[Head, ...]) -> dict[Head, Tensor]:
     """Attention of the last token by head, read in the very pass that is gated."""
-    layout = PackedLayout(LENGTH - 1, (1,))
+    layout = PackedLayout.of_one(LENGTH - 1, (1,))
     collected: dict[Head, list[Tensor]] = {}
     readers = {
         layer: LayerReader(layout, (Span(0, 1),), tuple(Head(layer, head) for head in range(HEADS)), collected)

@@ -13,6 +13,7 @@ from torch import Tensor
 from qrcore import Document, scoring
 from qrcore.attention import attach, kernel, read
 from qrcore.attention.call import AttentionInputs, PackedLayout
+from qrcore.encoding import RequestEncoder
 from qrcore.methods import qrhead
 from qrcore.methods.qrhead import QRHeadScorer
 from qrcore.records import Span
@@ -65,13 +66,13 @@ def _document_spans_moved(start: int, stop: int) -> Patch:
 
 
 def _asking_rows_start_late(patch: pytest.MonkeyPatch) -> None:
-    suffix = QRHeadScorer._suffix
+    rows = RequestEncoder._rows
 
-    def late(self: QRHeadScorer, prompt: Any) -> Any:
-        whole = suffix(self, prompt)
-        return replace(whole, rows=Span(whole.rows.start + 1, whole.rows.stop))
+    def late(self: RequestEncoder, prompt: Any) -> Span:
+        whole = rows(self, prompt)
+        return Span(whole.start + 1, whole.stop)
 
-    patch.setattr(QRHeadScorer, "_suffix", late)
+    patch.setattr(RequestEncoder, "_rows", late)
 
 
 def _missing_bos(patch: pytest.MonkeyPatch) -> None:
@@ -85,14 +86,11 @@ def _missing_bos(patch: pytest.MonkeyPatch) -> None:
 
 
 def _rows_of_the_query_alone(patch: pytest.MonkeyPatch) -> None:
-    suffix = QRHeadScorer._suffix
-
-    def narrowed(self: QRHeadScorer, prompt: Any) -> Any:
-        rows = prompt.query_span
+    def narrowed(self: RequestEncoder, prompt: Any) -> Span:
         start = prompt.asking_span.start
-        return replace(suffix(self, prompt), rows=Span(rows.start - start, rows.stop - start))
+        return Span(prompt.query_span.start - start, prompt.query_span.stop - start)
 
-    patch.setattr(QRHeadScorer, "_suffix", narrowed)
+    patch.setattr(RequestEncoder, "_rows", narrowed)
 
 
 def _next_kv_head_in_reading(patch: pytest.MonkeyPatch) -> None:
@@ -105,13 +103,13 @@ def _next_kv_head_in_reading(patch: pytest.MonkeyPatch) -> None:
 
 
 def _tiled_kv_heads_in_output(patch: pytest.MonkeyPatch) -> None:
-    attend = kernel._attend
+    by_group = kernel._by_group
 
-    def tiled(inputs: AttentionInputs, query: Tensor, key: Tensor, value: Tensor, *, offset: int) -> Tensor:
+    def tiled(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         times = (query.shape[0] // key.shape[0], 1, 1)
-        return attend(inputs, query, key.repeat(times), value.repeat(times), offset=offset)
+        return by_group(query, key.repeat(times), value.repeat(times))
 
-    patch.setattr(kernel, "_attend", tiled)
+    patch.setattr(kernel, "_by_group", tiled)
 
 
 def _no_scale_in_reading(patch: pytest.MonkeyPatch) -> None:
@@ -119,8 +117,8 @@ def _no_scale_in_reading(patch: pytest.MonkeyPatch) -> None:
 
 
 def _no_scale_in_output(patch: pytest.MonkeyPatch) -> None:
-    sdpa = kernel._sdpa
-    patch.setattr(kernel, "_sdpa", lambda query, key, value, scaling, mask: sdpa(query, key, value, 1.0, mask))
+    packed = kernel.packed_attention
+    patch.setattr(attach, "packed_attention", lambda inputs, layout: packed(replace(inputs, scaling=1.0), layout))
 
 
 def _everything_visible(*modules: Any) -> Patch:
@@ -134,13 +132,18 @@ def _everything_visible(*modules: Any) -> Patch:
     return patch_modules
 
 
+def _no_causal_mask_in_output(patch: pytest.MonkeyPatch) -> None:
+    flash = kernel._flash
+    patch.setattr(kernel, "_flash", lambda inputs, rows, keys, causal: flash(inputs, rows, keys, causal=False))
+
+
 def _positions_never_restart(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(PackedLayout, "position_ids", lambda self, device: torch.arange(self.length, device=device)[None])
 
 
 def _suffixes_see_each_other(patch: pytest.MonkeyPatch) -> None:
     def causal(inputs: AttentionInputs, layout: PackedLayout) -> Tensor:
-        return kernel._attend(inputs, inputs.query, inputs.key, inputs.value, offset=0)
+        return kernel.packed_attention(inputs, PackedLayout.of_one(layout.length))
 
     patch.setattr(attach, "packed_attention", causal)
 
@@ -163,7 +166,7 @@ MUTATIONS: Final[dict[str, Patch]] = {
     "no_calibration": _no_calibration,
     "query_span_is_only_the_query": _rows_of_the_query_alone,
     "no_causal_mask_in_suffix_when_reading": _everything_visible(read),
-    "no_causal_mask_in_suffix_output": _everything_visible(kernel),
+    "no_causal_mask_in_suffix_output": _no_causal_mask_in_output,
     "null_positions_do_not_restart": _positions_never_restart,
     "suffixes_see_each_other": _suffixes_see_each_other,
 }

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from qrcore import Document, RankRequest, ScoreError, load_scorer
 from qrcore.attention import read
+from qrcore.engine import EngineSettings
 from qrcore.errors import ConfigError, HeadSetError, PromptError
 from qrcore.heads import head_set_from_list
 from qrcore.methods import qrhead
@@ -120,7 +121,7 @@ def test_rank_many_goes_on_after_an_error(limit_300: None) -> None:
     assert answers[0] == answers[-1] == replace(changed_scorer().rank(CASE.query, CASE.documents), query_id="good")
 
 
-def test_rank_many_asks_for_requests_one_by_one() -> None:
+def test_rank_many_without_packing_asks_for_requests_one_by_one() -> None:
     asked = []
 
     def requests() -> Iterator[RankRequest]:
@@ -128,23 +129,25 @@ def test_rank_many_asks_for_requests_one_by_one() -> None:
             asked.append(number)
             yield RankRequest("why?", ONE, str(number))
 
-    answers = changed_scorer().rank_many(requests())
+    loaded = changed_scorer()
+    scorer = QRHeadScorer(loaded.model, loaded.heads, loaded.settings, engine=EngineSettings(pack_tokens=0))
+    answers = scorer.rank_many(requests())
     next(answers)
     assert asked == [0]
 
 
 def test_rank_many_does_not_hide_defects(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qrhead, "read_attention", _raise(ZeroDivisionError()))
+    monkeypatch.setattr(qrhead, "read_packed", _raise(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         list(changed_scorer().rank_many([RankRequest("why?", ONE)]))
 
 
 def test_scores_that_are_no_numbers_are_an_error_of_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nan(*args: Any) -> list[Tensor]:
-        return [torch.full_like(attention, float("nan")) for attention in read_attention(*args)]
+    def nan(*args: Any) -> list[list[Tensor]]:
+        return [[torch.full_like(one, float("nan")) for one in attention] for attention in read_packed(*args)]
 
-    read_attention = read.read_attention
-    monkeypatch.setattr(qrhead, "read_attention", nan)
+    read_packed = read.read_packed
+    monkeypatch.setattr(qrhead, "read_packed", nan)
     with pytest.raises(ScoreError) as caught:
         changed_scorer().score("why?", ONE)
     assert (caught.value.code, caught.value.kind, caught.value.stage) == ("non_finite", "transient", "score")
@@ -195,5 +198,5 @@ def test_an_error_does_not_keep_the_frames_that_hold_its_tensors(monkeypatch: py
     assert (error.__traceback__, error.__cause__, error.__context__) == (None, None, None)
 
 
-def _out_of_memory(_request: RankRequest) -> None:
+def _out_of_memory(_groups: object) -> None:
     raise MemoryError

@@ -1,0 +1,158 @@
+"""The engine against a fair reference, against stock forward passes, and against the arithmetic that is needed.
+
+``python -m tests.benchmarks.engine`` (or ``make bench``) measures, on the model of :mod:`tests.benchmarks.subject`:
+one query at 1k, 2k and 4k tokens; 1 to 64 queries over the same 4k tokens; and the share of the floor. The ways are run
+in turn and ratios are taken round by round. Writes ``results/engine.json``.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Final
+
+import torch
+from torch.nn import functional
+
+from qrcore.attention.read import read_packed
+from tests.benchmarks import machine, reference, subject
+from tests.benchmarks.machine import paired
+
+_LENGTHS: Final = (1024, 2048, 4096)
+_SHARED_TOKENS: Final = 4096
+_SHARED_QUERIES: Final = (1, 2, 4, 8, 16, 32, 64)
+_ROUNDS: Final = 5
+
+
+def one_query(tokens: int, rounds: int = _ROUNDS) -> dict[str, Any]:
+    """CPU seconds of the engine, the reference, and stock passes of 12 and of 7 layers, at one length."""
+    cut, whole, seven = subject.model(subject.DEPTH), subject.model(), subject.model(subject.DEPTH - 1)
+    prompt = subject.prompt(tokens)
+    times = paired(
+        {
+            "engine": lambda: read_packed(cut, [prompt], subject.HEADS),
+            "reference": lambda: reference.read(whole, prompt, subject.HEADS),
+            "stock_forward": reference.stock_forward(whole, prompt),
+            "stock_forward_7_layers": reference.stock_forward(seven, prompt),
+        },
+        rounds,
+    )
+    return {
+        "tokens": tokens,
+        "seconds": times.record(),
+        "reference_over_engine": times.ratio("reference", "engine"),
+        "reference_over_stock_forward": times.ratio("reference", "stock_forward"),
+        "engine_over_stock_forward_7_layers": times.ratio("engine", "stock_forward_7_layers"),
+        "ceiling": _layers_ceiling(),
+        "largest_difference": _difference(cut, whole, tokens),
+    }
+
+
+def _difference(cut: Any, whole: Any, tokens: int) -> float:
+    """Of token scores between engine and reference: they read the same thing."""
+    prompt = subject.prompt(tokens)
+    with torch.inference_mode():
+        ours, null = read_packed(cut, [prompt], subject.HEADS)[0]
+        theirs = reference.read(whole, prompt, subject.HEADS)[0]
+    shared = len(prompt.prefix_ids)
+    return float((ours[:, :shared] - null[:, :shared] - theirs).abs().max())
+
+
+def _layers_ceiling() -> float:
+    """How many times faster running 7 layers and the keys and queries of the eighth is than running 12."""
+    config = subject.config()
+    own = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim * config.hidden_size
+    layer = own + config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size
+    return subject.LAYERS * layer / ((subject.DEPTH - 1) * layer + own)
+
+
+def shared_context(queries: int, rounds: int = 2) -> dict[str, Any]:
+    """Queries per CPU second over the same documents, and one query of the reference in the same rounds."""
+    cut, whole = subject.model(subject.DEPTH), subject.model()
+    many, single = subject.prompt(_SHARED_TOKENS, queries), subject.prompt(_SHARED_TOKENS)
+    times = paired(
+        {
+            "engine": lambda: read_packed(cut, [many], subject.HEADS),
+            "reference": lambda: reference.read(whole, single, subject.HEADS),
+        },
+        rounds,
+    )
+    return {
+        "queries": queries,
+        "context_tokens": _SHARED_TOKENS - subject.QUERY_TOKENS,
+        "suffix_tokens": {"query": subject.QUERY_TOKENS, "null": subject.NULL_TOKENS},
+        "engine_queries_per_cpu_s": queries / times.median("engine"),
+        "times_the_reference": queries * times.ratio("reference", "engine"),
+    }
+
+
+def floor(tokens: int = 4096, rounds: int = _ROUNDS) -> dict[str, Any]:
+    """The arithmetic that is needed at this machine's matmul rate, over the time that the engine takes.
+
+    The rate is measured in the same rounds as the pass, over the matmuls of a layer in their own shapes.
+    """
+    cut, prompt = subject.model(subject.DEPTH), subject.prompt(tokens)
+    packed = len(prompt.prefix_ids) + sum(len(suffix.ids) for suffix in prompt.suffixes)
+    matmuls = _layer_matmuls(packed)
+    times = paired({"engine": lambda: read_packed(cut, [prompt], subject.HEADS), "matmuls": matmuls}, rounds)
+    rate = _linear_flops(packed) / times.median("matmuls")
+    needed = _needed_flops(packed, len(prompt.prefix_ids))
+    return {
+        "tokens": tokens,
+        "needed_gflop": needed / 1e9,
+        "matmul_gflop_per_cpu_s": rate / 1e9,
+        "seconds": times.record(),
+        "share_of_floor": needed / _linear_flops(packed) * times.ratio("matmuls", "engine"),
+    }
+
+
+def _shapes() -> list[tuple[int, int]]:
+    """Inputs and outputs of a layer's seven projections."""
+    config = subject.config()
+    wide, hidden = config.intermediate_size, config.hidden_size
+    keys = config.num_key_value_heads * config.head_dim
+    return [
+        (hidden, hidden),
+        (hidden, keys),
+        (hidden, keys),
+        (hidden, hidden),
+        (hidden, wide),
+        (hidden, wide),
+        (wide, hidden),
+    ]
+
+
+def _layer_matmuls(tokens: int) -> Any:
+    weights = [torch.randn(outputs, inputs) for inputs, outputs in _shapes()]
+    states = {inputs: torch.randn(tokens, inputs) for inputs, _ in _shapes()}
+    return lambda: [functional.linear(states[weight.shape[1]], weight) for weight in weights]
+
+
+def _linear_flops(tokens: int) -> float:
+    return sum(2.0 * tokens * inputs * outputs for inputs, outputs in _shapes())
+
+
+def _needed_flops(tokens: int, prefix: int) -> float:
+    """Projections of 7 layers, queries and keys of the eighth, and the visible half of attention."""
+    config = subject.config()
+    keys = config.num_key_value_heads * config.head_dim
+    last = 2.0 * tokens * config.hidden_size * keys + 2.0 * (tokens - prefix) * config.hidden_size**2
+    attention = 4.0 * config.hidden_size * (prefix**2 / 2 + (tokens - prefix) * prefix)
+    read_rows = (tokens - prefix) * tokens * config.head_dim * 2.0 * len(subject.HEADS)
+    return (subject.DEPTH - 1) * (_linear_flops(tokens) + attention) + last + read_rows
+
+
+def main() -> None:
+    """Measure, print and write."""
+    torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
+    machine.write(
+        "engine",
+        {
+            "one_query": [one_query(tokens) for tokens in _LENGTHS],
+            "shared_context": [shared_context(queries) for queries in _SHARED_QUERIES],
+            "floor": floor(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
