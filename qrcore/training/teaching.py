@@ -73,7 +73,7 @@ class HeadLesson:
         taught = self._taught
         if not any(reading.sees(layer, taught) for _, reading in self._readings):
             return
-        # Taken apart once: the gradient of each later look at one sample is then of that sample's size, not the batch's.
+        # Taken apart once: each later look at one sample then has a gradient of its size, not of the whole batch.
         queries, keys = query.unbind(0), key.unbind(0)
         for sample, reading in self._readings:
             attend = _Attention(queries[sample], keys[sample], bias[sample], scaling)
