@@ -58,8 +58,16 @@ $(LISTS)/.built: tests/benchmarks/embedded_lists.py | $(STAMP)
 	$(BIN)/python -m tests.benchmarks.embedded_lists --output $(LISTS)
 	touch $@
 
-study: venv $(LISTS)/.built
+# HEADS: folder of the lists and runs of the study of heads.
+HEADS ?= head-study
+$(HEADS)/lists/.built: tests/benchmarks/head_lists.py tests/benchmarks/embedded_lists.py | $(STAMP)
+	$(BIN)/python -m tests.benchmarks.head_lists --output $(HEADS)/lists
+	touch $@
+
+# What ways of choosing heads are worth, on every collection that fits; results go to tests/benchmarks/results.
+study: venv $(LISTS)/.built $(HEADS)/lists/.built
 	$(BIN)/python -m tests.benchmarks.embedded_study --lists $(LISTS)
+	$(BIN)/python -m tests.benchmarks.head_study --lists $(HEADS)/lists --work $(HEADS)
 
 lock: venv
 	{ echo "# Exact versions of everything that make venv installs (Python 3.11, Linux). Written by: make lock"; \

@@ -37,7 +37,7 @@ from qrcore.records import Order, ScorerIdentity
 JOB: Final = "prove"
 REPORT_FILE: Final = "report.json"
 PAGE_FILE: Final = "report.html"
-#: The chosen set is read in all of these; the others in the order that it was found in.
+#: Where documents stand matters to some heads: the chosen set is read in all of these.
 ORDERS: Final[tuple[Order, ...]] = ("as_given", "reversed", "shuffled")
 
 
@@ -47,8 +47,8 @@ class ProveSettings:
     (None for all: then they are the ones that the choice was made on, and the report says so).
 
     ``masks``: heads to hold back, by name, where rows are needle trials, see
-    :func:`~pipelines.detection.causal.mask_sets`;
-    ``answer_prefix``: what is given of their answers; ``found``: the head set that is proved.
+    :func:`~pipelines.detection.causal.mask_sets`; ``answer_prefix``: what is given of their answers; ``found``: the
+    head set that is proved; ``further_orders``: the chosen set is read in these, too.
     """
 
     run: RunSettings
@@ -60,11 +60,14 @@ class ProveSettings:
     found: HeadSet
     masks: Masks = field(default_factory=dict)
     answer_prefix: str = "auto"
+    further_orders: tuple[Order, ...] = ORDERS
 
     @property
     def orders(self) -> dict[Order, tuple[str, ...]]:
         """Which sets are read in which order of the documents."""
-        return {self.order: tuple(self.sets)} | {order: (CHOSEN,) for order in ORDERS if order != self.order}
+        return {self.order: tuple(self.sets)} | {
+            order: (CHOSEN,) for order in self.further_orders if order != self.order
+        }
 
 
 def run(settings: ProveSettings, observer: Observer) -> RunResult:
@@ -88,7 +91,7 @@ class ProveJob:
         own: dict[str, Any] = {
             kind: {name: list(heads) for name, heads in sets.items()} for kind, sets in named.items()
         }
-        own |= {"order": settings.order, "answer_prefix": settings.answer_prefix}
+        own |= {"order": settings.order, "orders": sorted(settings.orders), "answer_prefix": settings.answer_prefix}
         return scorer_identity(settings.run.affecting_output, facts) | own | {"qrels": content_hash(settings.qrels)}
 
     def order(self, surveys: Sequence[FileSurvey], facts: ScorerIdentity) -> str:
