@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from jobs.settings import Section, setting
 
@@ -112,6 +113,21 @@ class StorageConfig(Section):
     path_style: bool = setting(False, "Put the bucket into the path instead of the host name.", affects_output=False)
     shared: bool = setting(False, "Local paths are the same on every node of the cluster.", affects_output=False)
     timeout_s: float = setting(60.0, "Seconds to wait for a connection or an answer.", affects_output=False, gt=0)
+    retries: int = setting(
+        6, "Attempts of a request that was throttled, reset or met a server's error.", affects_output=False, gt=0
+    )
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _without_credentials(cls, endpoint_url: str | None) -> str | None:
+        if endpoint_url and holds_credentials(endpoint_url):
+            raise PydanticCustomError("credentials", "expected an address without user and password")
+        return endpoint_url
+
+
+def holds_credentials(address: str) -> bool:
+    """Whether an address names a user before its host: such a one would be written into plans and manifests."""
+    return "@" in address.split("://", 1)[-1].split("/", 1)[0]
 
 
 class RerankConfig(Section):

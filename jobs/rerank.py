@@ -8,8 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from jobs.config import RerankConfig, StorageConfig
+from jobs.config import RerankConfig, StorageConfig, holds_credentials
 from jobs.settings import flatten
+from qrcore.errors import ConfigError
 from qrcore.shipped import EMBEDDED_MODELS
 
 if TYPE_CHECKING:
@@ -40,8 +41,10 @@ def for_every_node(config: RerankConfig, environment: Mapping[str, str]) -> Rera
 
 def with_endpoint(storage: StorageConfig, environment: Mapping[str, str]) -> StorageConfig:
     """The same settings with the endpoint that the environment names, if they name none."""
-    named = (environment[name] for name in _ENDPOINT_NAMES if environment.get(name))
-    return storage.model_copy(update={"endpoint_url": storage.endpoint_url or next(named, None)})
+    named = next((environment[name] for name in _ENDPOINT_NAMES if environment.get(name)), None)
+    if named and holds_credentials(named):
+        raise ConfigError("AWS_ENDPOINT_URL: expected an address without user and password, got one with them.")
+    return storage.model_copy(update={"endpoint_url": storage.endpoint_url or named})
 
 
 def absolute_model(model: str) -> str:
