@@ -29,6 +29,12 @@ class InputConfig(Section):
     on_bad_file: Literal["fail", "skip"] = setting(
         "fail", "What to do with a file that does not follow the input schema.", affects_output=True
     )
+    rows_from: str | None = setting(
+        None,
+        "A committed run (RUN/errors) whose failed rows are scored again, as a run of their own.",
+        affects_output=False,
+        flag="--rows-from",
+    )
 
 
 class OutputConfig(Section):
@@ -88,6 +94,19 @@ class UnitsConfig(Section):
 
     max_bytes: int = setting(64 * 2**20, "Decoded text of a unit, in bytes.", affects_output=False, gt=0)
     max_rows: int = setting(64, "Rows of a unit.", affects_output=False, gt=0)
+    max_row_bytes: int = setting(
+        256 * 2**20, "Decoded text of one row, in bytes, above which it is an error row.", affects_output=True, gt=0
+    )
+    max_error_rate: float = setting(
+        0.05,
+        "Share of failed rows, of 200 or more, above which nothing is committed.",
+        affects_output=False,
+        ge=0,
+        le=1,
+    )
+    max_killer_rows: int = setting(
+        10, "Rows that may kill the process that scores them before the run stops.", affects_output=False, ge=0
+    )
 
 
 class ActorsConfig(Section):
@@ -97,6 +116,9 @@ class ActorsConfig(Section):
     cpus: float = setting(1.0, "CPUs that Ray reserves for one actor.", affects_output=False, gt=0)
     gpus: float = setting(0.0, "GPUs that Ray reserves for one actor.", affects_output=False, ge=0)
     threads: int = setting(1, "CPU threads of torch in one actor.", affects_output=False, gt=0)
+    start_timeout_s: float = setting(
+        600.0, "Seconds to wait for a node that can hold an actor.", affects_output=False, gt=0
+    )
 
 
 class ClusterConfig(Section):
@@ -145,6 +167,7 @@ class RerankConfig(Section):
     output: OutputConfig
     model: ModelConfig = Field(default_factory=ModelConfig)
     scoring: ScoringConfig = Field(default_factory=ScoringConfig)
+    join: bool = setting(False, "Help another driver that works on the same run.", affects_output=False, flag="--join")
     qrels: str | None = setting(None, "Judgements (Parquet) for the report's quality table.", affects_output=False)
     units: UnitsConfig = Field(default_factory=UnitsConfig)
     actors: ActorsConfig = Field(default_factory=ActorsConfig)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -74,7 +75,7 @@ def pipeline_settings(config: RerankConfig, environment: Mapping[str, str] = Map
     scoring = config.scoring.model_dump(exclude={"order"})
     model = config.model
     return RerankSettings(
-        run=run_settings(config, affecting_output),
+        run=replace(run_settings(config, affecting_output), join_others=config.join, rows_from=config.input.rows_from),
         scorer=ScorerSettings(
             model=model.id,
             revision=model.revision,
@@ -110,4 +111,8 @@ def run_settings(config: RerankConfig | DetectConfig, affecting_output: dict[str
         storage=StorageOptions(**config.storage.model_dump()),
         config=flatten(config),
         affecting_output=affecting_output,
+        row_bytes=config.units.max_row_bytes,
+        max_error_rate=config.units.max_error_rate,
+        max_killer_rows=config.units.max_killer_rows,
+        start_timeout_s=config.actors.start_timeout_s,
     )

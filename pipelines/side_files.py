@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipelines.commit import StoredUnit
-from pipelines.inputs import read_rows
 from pipelines.labels import Qrels
 from pipelines.plan import Plan
+from pipelines.ranges import read_rows
 from pipelines.report.build import ReportBuilder, RunFacts
 from pipelines.report.html import render_report
 from pipelines.storage import Storage, StorageOptions, join
