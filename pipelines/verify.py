@@ -1,7 +1,7 @@
 """Read a committed run again, row by row, and name everything that is not as it must be.
 
-Nothing is believed: objects are compared with the manifest, rows with the plan, answers with the contract, and all of it
-with the input. At most one unit is held at a time.
+Nothing is believed: objects are compared with the manifest, rows with the plan, answers with the contract, and all
+of it with the input. At most one unit is held at a time.
 """
 
 from __future__ import annotations
