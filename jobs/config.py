@@ -89,6 +89,12 @@ class ScoringConfig(Section):
     )
 
 
+class ReportConfig(Section):
+    """What the report shows."""
+
+    examples: bool = setting(True, "Show some queries with their texts.", affects_output=False)
+
+
 class UnitsConfig(Section):
     """How the input is cut into units of work."""
 
@@ -169,6 +175,7 @@ class RerankConfig(Section):
     scoring: ScoringConfig = Field(default_factory=ScoringConfig)
     join: bool = setting(False, "Help another driver that works on the same run.", affects_output=False, flag="--join")
     qrels: str | None = setting(None, "Judgements (Parquet) for the report's quality table.", affects_output=False)
+    report: ReportConfig = Field(default_factory=ReportConfig)
     units: UnitsConfig = Field(default_factory=UnitsConfig)
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)

@@ -89,6 +89,7 @@ def pipeline_settings(config: RerankConfig, environment: Mapping[str, str] = Map
         order=config.scoring.order,
         carry=config.input.carry,
         qrels=config.qrels,
+        examples=config.report.examples,
     )
 
 

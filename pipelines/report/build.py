@@ -102,8 +102,8 @@ class ReportBuilder:
             self._orders.reranked[query_id] = [item["doc_id"] for item in ranking]
             self._orders.rows[query_id] = (row["source"]["uri"], row["source"]["row"])
 
-    def finish(self, facts: RunFacts, queries: QueryTexts) -> model.RunReport:
-        """The report of everything that was added; ``queries`` looks up the texts of the examples."""
+    def finish(self, facts: RunFacts, queries: QueryTexts | None) -> model.RunReport:
+        """The report of everything that was added; ``queries`` looks up the texts of the examples, None: has none."""
         totals = {name: sum(footer[name] for footer in self._footers) for name in _SUMMED}
         return model.RunReport(
             run=self._run(facts),
@@ -124,7 +124,7 @@ class ReportBuilder:
             ),
             movement=self._movement(),
             quality=self._quality(facts.qrels_uri),
-            examples=self._examples(queries),
+            examples=self._examples(queries) if queries else (),
             provenance=_provenance(self._plan),
         )
 
