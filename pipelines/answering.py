@@ -16,6 +16,7 @@ from pipelines.attempts import Attempts
 from pipelines.metrics import UnitMetrics, added, unit_metrics
 from pipelines.plan import Unit
 from pipelines.rows import Source, error_table
+from pipelines.starts import begin_start, started
 from pipelines.storage import Storage, StorageOptions
 from pipelines.units import UnitRows, from_ipc, to_ipc, unit_uri
 from qrcore.errors import ScoreError
@@ -61,10 +62,12 @@ class AnswerUnit:
     """One actor of Ray Data: made once, called with one unit at a time."""
 
     def __init__(self, worker: Callable[[], UnitWorker], settings: AnswerSettings) -> None:
-        self._worker = worker()
         self._settings = settings
         self._schema = pa.ipc.read_schema(pa.py_buffer(settings.schema))
         self._storage = Storage(settings.run_uri, settings.storage)
+        begin_start(self._storage, settings.run_uri, settings.driver)
+        self._worker = worker()
+        started(self._storage, settings.run_uri, settings.driver)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         unit = Unit.model_validate_json(row["unit"])

@@ -164,7 +164,7 @@ def first_load(function: Callable[[], Any], cpus: float, gpus: float) -> Any:
         return ray.get(task.remote(function))
     except (WorkerCrashedError, OutOfMemoryError) as error:
         raise RunError(
-            f"model: expected a process that loads it, {START_ATTEMPTS} in a row died ({_telling_line(error)}). Look "
+            f"model: expected a process that loads it, {START_ATTEMPTS} in a row died ({telling_line(error)}). Look "
             "at the node's memory, the model and the packages."
         ) from error
     except RayError as error:
@@ -201,7 +201,7 @@ def unwrapped(error: BaseException) -> BaseException:
     if isinstance(raised, RayError) and type(raised) is not RayError:  # a bare one stands for what cannot be pickled
         return IncompleteRunError(
             f"Ray: expected workers to live until the work was done, lost one ({type(raised).__name__}: "
-            f"{_telling_line(raised)}). Run the same command again; finished units are kept."
+            f"{telling_line(raised)}). Run the same command again; finished units are kept."
         )
     return raised
 
@@ -214,7 +214,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = getattr(error, "cause", None) or error.__cause__
 
 
-def _telling_line(error: RayError) -> str:
+def telling_line(error: RayError) -> str:
+    """The one line of an error of Ray that says why."""
     lines = str(error).strip().splitlines() or ["no message"]
     # An actor that fails to start comes with a traceback, whose end says why.
     return lines[-1] if getattr(error, "actor_init_failed", False) else lines[0]

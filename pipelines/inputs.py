@@ -19,6 +19,9 @@ from qrcore.errors import InputError
 
 _ROWS_AT_ONCE: Final = 256
 _FEWEST_ROWS_AT_ONCE: Final = 16
+#: What pyarrow raises for damage: its own errors, OSError for some, and names in a footer that are no text. A stream of
+#: ours never raises these.
+DAMAGE: Final = (pa.ArrowException, OSError, UnicodeDecodeError)
 #: Decoded bytes that are held at once while a file is read; a larger single row is held alone.
 _BYTES_AT_ONCE: Final = 16 * 2**20
 _BYTES_PER_TOKEN: Final = 4  # English text under common vocabularies; an estimate for balancing only
@@ -97,7 +100,7 @@ def survey_file(file: FileInfo, options: StorageOptions) -> FileSurvey:
     with Storage(file.uri, options).open(file.uri) as stream:
         try:
             return _survey(file, pq.ParquetFile(stream))
-        except (pa.ArrowException, OSError) as error:  # pyarrow names some damage OSError; the stream never does
+        except DAMAGE as error:
             return _unreadable(file, f"not readable as Parquet ({str(error).splitlines()[0]})")
 
 
@@ -116,7 +119,7 @@ def _survey(file: FileInfo, parquet: pq.ParquetFile) -> FileSurvey:
                 row_bytes.append(_text_bytes(batch))
                 digests += [_digest(query_id) for query_id in _as_binary(batch.column("query_id")).to_pylist()]
                 has_first_stage = has_first_stage or _has_first_stage(batch)
-        except (pa.ArrowException, OSError) as error:
+        except DAMAGE as error:
             done = len(digests) - before
             damage = damage or damage_of(group, done, error)
             row_bytes.append(np.zeros(rows - done, dtype=np.int64))

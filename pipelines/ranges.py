@@ -9,7 +9,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.inputs import check_unchanged, damage_of, rows_within
+from pipelines.inputs import DAMAGE, check_unchanged, damage_of, rows_within
 from pipelines.storage import FileInfo, Storage, StorageOptions
 from qrcore.errors import InputError
 
@@ -51,10 +51,10 @@ def read_range(
     with storage.open(file.uri) as stream:
         try:
             parquet = pq.ParquetFile(stream)
-        except (pa.ArrowException, OSError) as error:
+            schema = pa.schema([field for field in parquet.schema_arrow if field.name in columns])
+        except DAMAGE as error:
             raise InputError(f"{file.uri}: expected Parquet, its footer is broken ({error}). Restore it.") from error
-        present = [name for name in columns if name in parquet.schema_arrow.names]
-        schema = pa.schema([field for field in parquet.schema_arrow if field.name in present])
+        present = [name for name in columns if name in schema.names]
         rows_at_once = rows_within(_BYTES_AT_ONCE, largest_row or 1)
         batches: list[pa.RecordBatch] = []
         damaged: dict[int, str] = {}
@@ -62,7 +62,7 @@ def read_range(
             done = sum(len(batch) for batch in batches)
             try:
                 _decode(parquet, segment, present, min(rows_at_once, max(stop - start, 16)), batches)
-            except (pa.ArrowException, OSError) as error:
+            except DAMAGE as error:
                 got = sum(len(batch) for batch in batches) - done
                 reason = damage_of(segment.group, segment.first + got, error)
                 batches.append(_stand_in(parquet, segment, got, schema))
@@ -118,6 +118,6 @@ def _stand_in(parquet: pq.ParquetFile, segment: _Segment, got: int, schema: pa.S
         try:
             _decode(parquet, rest, ["query_id"], 256, ids)
             nulls["query_id"] = pa.concat_arrays([batch.column(0) for batch in ids])
-        except (pa.ArrowException, OSError):
+        except DAMAGE:
             nulls["query_id"] = pa.nulls(rows, schema.field("query_id").type)
     return pa.RecordBatch.from_arrays([nulls[field.name] for field in schema], schema=schema.remove_metadata())

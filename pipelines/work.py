@@ -22,7 +22,7 @@ from ray.exceptions import RayError
 
 from pipelines.answering import AnswerSettings, AnswerUnit
 from pipelines.answering import UnitWorker as UnitWorker
-from pipelines.cluster import LIGHT_TASK_CPUS, START_ATTEMPTS, unwrapped
+from pipelines.cluster import LIGHT_TASK_CPUS, START_ATTEMPTS, telling_line, unwrapped
 from pipelines.metrics import UnitMetrics as UnitMetrics
 from pipelines.plan import Plan, Unit
 from pipelines.ranges import RowRange, read_range
@@ -125,8 +125,8 @@ def do_units(
 def _resumable(error: BaseException, raised: RayError, started: bool) -> BaseException:
     if not started and getattr(raised, "actor_init_failed", False):
         return RunError(
-            f"actors: expected them to start, {START_ATTEMPTS} in a row died before any was ready; {error}. Look at "
-            "memory, the model and the packages of the nodes."
+            f"actors: expected them to start, {START_ATTEMPTS} in a row died before any was ready "
+            f"({telling_line(raised)}). Look at memory, the model and the packages of the nodes."
         )
     if isinstance(error, (StorageError, OSError)):
         return IncompleteRunError(
@@ -182,8 +182,8 @@ def _unreadable(reason: str) -> str:
 
 def _too_large(unit: Unit) -> str:
     return (
-        f"row: expected at most row.max_bytes of text, got {unit.bytes} bytes. Split the candidates over several rows, "
-        "or raise the limit."
+        f"row: expected at most units.max_row_bytes of text, got {unit.bytes} bytes. Split the candidates over several "
+        "rows, or raise the limit."
     )
 
 

@@ -35,7 +35,8 @@ def _codes(rows: list[dict[str, Any]]) -> list[str | None]:
 
 
 def _marks(result: RunResult) -> list[str]:
-    return sorted(path.name for path in Path(result.run_uri, "_attempts").glob("*/*"))
+    units = Path(result.run_uri, "_attempts").glob("*/*.json")
+    return sorted(path.name for path in units)
 
 
 def test_an_undisturbed_unit_costs_one_mark_and_one_object(tmp_path: Path) -> None:
