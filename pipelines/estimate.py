@@ -9,13 +9,14 @@ from pipelines.cluster import ray_session
 from pipelines.commit import latest, load_manifest
 from pipelines.inputs import list_inputs
 from pipelines.plan import SkippedFile, Unit, cut_units, usable_surveys
-from pipelines.run import RunSettings, survey_files
+from pipelines.run import RunSettings
 from pipelines.scorers import ScorerSettings
 from pipelines.side_files import read_side_file
 from pipelines.storage import Storage, absolute, join
+from pipelines.surveys import survey_files
 
 #: Memory of a worker beside its model, in units of ``units.max_bytes``; measured in tests/benchmarks (durable runs).
-WORKER_BYTES_PER_UNIT_BYTE: Final = 6.0
+WORKER_BYTES_PER_UNIT_BYTE: Final = 8.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,8 @@ def _fresh_others(storage: Storage, run_uri: str, driver: str) -> list[Lease]:
             continue
         if lease.fresh:
             fresh.append(lease)
-        else:
+            continue
+        with suppress(StorageError):  # some roles may not delete; it is not fresh, which is enough
             storage.delete(_uri(run_uri, lease.driver))
     return fresh
 

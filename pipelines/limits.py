@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pipelines.attempts import killer_message
+from pipelines.commit import StoredUnit
 from qrcore.errors import ErrorLimitError
 
 #: A rate over fewer rows says nothing.
@@ -45,3 +46,13 @@ class ErrorTally:
                 f"{self.rows} did ({self.failed / self.rows:.2%}). Nothing is committed: correct the input, or score "
                 "them again (qrbatch clean RUN --units-with-errors), or raise the limit."
             )
+
+
+def judged(units: Iterable[StoredUnit], tally: ErrorTally) -> Iterator[StoredUnit]:
+    """The same units; raises :class:`ErrorLimitError` at the end if too many rows failed."""
+    rates = ErrorTally(1.0, tally.max_killer_rows)  # judged as a whole: how errors lie among units says nothing now
+    for stored in units:
+        rates.add(stored.footer)
+        yield stored
+    tally.rows, tally.failed = rates.rows, rates.failed
+    tally.judge()

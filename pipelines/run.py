@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import pyarrow as pa
-import ray
 
 from pipelines.children import FailedRows, failed_rows
 from pipelines.cluster import (
-    LIGHT_TASK_CPUS,
     ClusterSettings,
     allow_silence,
     check_resources,
     first_load,
-    get,
     ray_session,
     refuse_local_files_on_many_nodes,
     wait_until_fits,
@@ -38,19 +34,17 @@ from pipelines.commit import (
     side_object,
 )
 from pipelines.identity import code_version, content_hash, input_hash, package_versions, run_id
-from pipelines.inputs import FileSurvey, list_inputs, survey_file
+from pipelines.inputs import FileSurvey, list_inputs
 from pipelines.lease import held, leases
-from pipelines.limits import ErrorTally
+from pipelines.limits import ErrorTally, judged
 from pipelines.plan import Plan, Unit, cut_units, encode_schema, load_plan, planned_files, store_plan, usable_surveys
 from pipelines.storage import FileInfo, Storage, StorageOptions, absolute, join
-from pipelines.work import PoolSettings, UnitWorker, WorkSettings, do_units
+from pipelines.surveys import survey_files
+from pipelines.work import PoolSettings, UnitWorker, WorkSettings, do_units, longest_silence_s
 
 Facts = TypeVar("Facts")
 
 _LOOK_AGAIN_EVERY_S: Final = 2.0
-_SURVEYS_AT_ONCE: Final = 64
-_SHORTEST_SILENCE_S: Final = 1800.0
-_SLOWEST_TOKENS_PER_S: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,38 +314,10 @@ class _Run(Generic[Facts]):
         check_complete(plan, find_done(self.storage, self.uri))
         side_files = self.job.side_files(plan, self.facts)
         tally = ErrorTally(self.settings.max_error_rate, self.settings.max_killer_rows)
-        stored = _judged(read_back(plan, self.uri, self.settings.storage), tally)
+        stored = judged(read_back(plan, self.uri, self.settings.storage), tally)
         objects = [unit.entry for unit in side_files.watch(stored)]
         check_balanced(plan, objects)
         paths = side_files.write(self.storage, self.uri, self.driver, resumed, write_seconds)
         entries = [side_object(self.storage, self.uri, path) for path in paths]
         manifest = make_manifest(plan, objects, self.driver, entries)
         return commit(self.storage, absolute(self.settings.output), self.uri, manifest)
-
-
-def _judged(units: Iterable[StoredUnit], tally: ErrorTally) -> Iterator[StoredUnit]:
-    """The same units; raises :class:`ErrorLimitError` at the end if too many rows failed."""
-    rates = ErrorTally(1.0, tally.max_killer_rows)
-    for stored in units:
-        rates.add(stored.footer)
-        yield stored
-    tally.rows, tally.failed = rates.rows, rates.failed
-    tally.judge()
-
-
-def survey_files(files: Sequence[FileInfo], storage: StorageOptions) -> list[FileSurvey]:
-    """A survey of each file, in order, by small tasks."""
-    task = ray.remote(num_cpus=LIGHT_TASK_CPUS)(survey_file)
-    surveys: list[FileSurvey] = []
-    pending: deque[Any] = deque()
-    for file in files:
-        pending.append(task.remote(file, storage))
-        if len(pending) >= _SURVEYS_AT_ONCE:
-            surveys.append(get(pending.popleft()))
-    return surveys + [get(reference) for reference in pending]
-
-
-def longest_silence_s(units: Sequence[Unit], start_timeout_s: float) -> float:
-    """How long nothing may move while these units are done: actors start, and the largest unit is scored slowly."""
-    largest = max(unit.tokens for unit in units)
-    return start_timeout_s + _SHORTEST_SILENCE_S + largest / _SLOWEST_TOKENS_PER_S

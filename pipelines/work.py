@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,6 +33,8 @@ from qrcore.errors import IncompleteRunError, InputError, QRBatchError, RunError
 
 UNIT_KEY = b"qrbatch.unit"
 PROVENANCE_KEY = b"qrbatch.provenance"
+_SHORTEST_SILENCE_S: Final = 1800.0
+_SLOWEST_TOKENS_PER_S: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,12 @@ def do_units(
             "Ray: expected units to go on, nothing moved for as long as the largest one may take. Look at the cluster, "
             "then run the same command again; finished units are kept."
         ) from error
+
+
+def longest_silence_s(units: Sequence[Unit], start_timeout_s: float) -> float:
+    """How long nothing may move while these units are done: actors start, and the largest unit is scored slowly."""
+    largest = max(unit.tokens for unit in units)
+    return start_timeout_s + _SHORTEST_SILENCE_S + largest / _SLOWEST_TOKENS_PER_S
 
 
 def _resumable(error: BaseException, raised: RayError, started: bool) -> BaseException:

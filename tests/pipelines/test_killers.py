@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -178,3 +179,27 @@ def test_the_lease_of_a_dead_process_of_this_host_holds_nobody(tmp_path: Path) -
     assert not again.already_committed
     assert json.loads((run / "_manifest.json").read_text())["rows"] == 1
     assert list((run / "_leases").iterdir()) == []
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_driver_exits_4_with_the_command_that_resumes(tmp_path: Path, sent: signal.Signals) -> None:
+    rows = [row(f"q{i}", query="sleep:0.3") for i in range(24)]
+    write_shard(tmp_path / "in" / "1.parquet", rows)
+    places = (str(tmp_path / "in"), str(tmp_path / "out"))
+    driver = start_driver(tmp_path, *places, units={"max_rows": 2})
+    assert driver.stdout is not None
+    while not (line := driver.stdout.readline()).startswith("units"):
+        assert line, "the driver ended"
+    driver.send_signal(sent)
+    said = _finish(driver)
+    assert driver.returncode == 4, said
+    assert "Run the same command again to go on:" in said
+    assert "qrbatch " in said
+    (run,) = (tmp_path / "out").glob("stub-*")
+    assert not list((run / "_leases").iterdir())
+    done = len(list((run / "data").glob("*.parquet")))
+    assert 1 <= done < 12
+    observer = Quiet()
+    run_stub(stub_settings(*places, units={"max_rows": 2}), observer=observer)
+    assert len(observer.footers) <= 12 - done
+    assert [r["query_id"] for r in manifest_rows(str(run))] == [f"q{i}" for i in range(24)]
