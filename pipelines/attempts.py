@@ -46,7 +46,7 @@ class Attempts:
 
     def held_by_another(self) -> bool:
         """Whether the first attempt is that of another driver that is at work."""
-        driver = json.loads(self.storage.read(self._uri(_FIRST)))["driver"]
+        driver = self._read(_FIRST)["driver"]
         return bool(driver != self.driver) and is_at_work(self.storage, self.run_uri, driver)
 
     def look_back(self) -> None:
@@ -59,8 +59,12 @@ class Attempts:
                 last[int(row[1])] = max(last.get(int(row[1]), 0), int(row[2]))
             elif end := _END.fullmatch(name):
                 ended.add(int(end[1]))
+        drivers = {attempt: self._read(f"{attempt}-{place:06}")["driver"] for attempt, place in last.items()}
+        newest = {driver: attempt for attempt, driver in sorted(drivers.items())}
         for attempt, place in last.items():
-            if attempt not in ended:
+            # What a driver was at when it stopped in order died of that, and not of the row.
+            stopped = newest[drivers[attempt]] == attempt and has_stopped(self.storage, self.run_uri, drivers[attempt])
+            if attempt not in ended and not stopped:
                 self._deaths[place].append(f"{attempt}-{place:06}")
         self.number = max([*last, *ended, 0]) + 1
 
@@ -78,8 +82,7 @@ class Attempts:
 
     def nodes(self, place: int) -> list[str]:
         """Where a row killed its workers."""
-        marks = [json.loads(self.storage.read(self._uri(mark))) for mark in self._deaths[place]]
-        return sorted({mark["node"] for mark in marks})
+        return sorted({self._read(mark)["node"] for mark in self._deaths[place]})
 
     def error(self, place: int) -> ScoreError:
         """The error of a row that is given up."""
@@ -101,6 +104,10 @@ class Attempts:
     def _uri(self, mark: str) -> str:
         return join(self.run_uri, ATTEMPTS, self.unit_id, f"{mark}.json")
 
+    def _read(self, mark: str) -> dict[str, str]:
+        content: dict[str, str] = json.loads(self.storage.read(self._uri(mark)))
+        return content
+
     def _content(self) -> bytes:
         return json.dumps(
             {
@@ -110,6 +117,20 @@ class Attempts:
                 "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             }
         ).encode()
+
+
+def mark_stopped(storage: Storage, run_uri: str, driver: str) -> None:
+    """Mark that a driver stopped in order: its workers are ended, whatever they were at."""
+    storage.create(_stopped_uri(run_uri, driver), b"")
+
+
+def has_stopped(storage: Storage, run_uri: str, driver: str) -> bool:
+    """Whether a driver stopped in order."""
+    return storage.exists(_stopped_uri(run_uri, driver))
+
+
+def _stopped_uri(run_uri: str, driver: str) -> str:
+    return join(run_uri, ATTEMPTS, f"stopped-{driver}")
 
 
 def killer_message(rows: int, nodes: list[str], most: int) -> str:

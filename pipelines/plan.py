@@ -161,7 +161,9 @@ def cut_units(
         # Which rows are doubled is a fact of the whole input, also where only some of them are scored.
         duplicates = _duplicates(survey.id_digests, seen)
         rows = None if chosen is None else chosen.get(survey.file.uri, frozenset())
-        for start, stop in _ranges(survey.row_bytes, max_bytes, max_rows, rows):
+        # A row that is too large must be alone, whatever a unit may hold: it is an error without being read.
+        sizes = np.where(survey.row_bytes > largest_row, max_bytes + 1, survey.row_bytes)
+        for start, stop in _ranges(sizes, max_bytes, max_rows, rows):
             units.append(
                 Unit(
                     unit_id=unit_id(config_hash, survey.file, start, stop),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 
+from pipelines.attempts import mark_stopped
 from pipelines.children import FailedRows, failed_rows
 from pipelines.cluster import (
     ClusterSettings,
@@ -41,6 +43,7 @@ from pipelines.plan import Plan, Unit, cut_units, encode_schema, load_plan, plan
 from pipelines.storage import FileInfo, Storage, StorageOptions, absolute, join
 from pipelines.surveys import survey_files
 from pipelines.work import PoolSettings, UnitWorker, WorkSettings, do_units, longest_silence_s
+from qrcore.errors import StorageError
 
 Facts = TypeVar("Facts")
 
@@ -203,11 +206,18 @@ class _Run(Generic[Facts]):
         committed = self._committed()
         if committed is not None:
             return committed
+        stored = load_plan(self.storage, self.uri)
+        plan = stored or self._make_plan()  # input that is refused leaves nothing behind
         with held(self.storage, self.uri, self.driver, join_others=self.settings.join_others) as others:
-            plan = load_plan(self.storage, self.uri) or self._store_plan()
+            if stored is None:
+                plan = self._store(plan)
             done = find_done(self.storage, self.uri)
             self.observer.planned(plan, frozenset(done))
-            write_seconds = self._work(plan, done, from_the_end=bool(others))
+            try:
+                write_seconds = self._work(plan, done, from_the_end=bool(others))
+            finally:
+                with suppress(StorageError):
+                    mark_stopped(self.storage, self.uri, self.driver)
             self.observer.stage("checking every object and committing")
             # Another driver may have ended first, and with it the work of both.
             return self._committed() or RunResult(
@@ -221,8 +231,7 @@ class _Run(Generic[Facts]):
         point_latest(self.storage, absolute(self.settings.output), committed)
         return RunResult(committed, self.uri, already_committed=True)
 
-    def _store_plan(self) -> Plan:
-        plan = self._make_plan()
+    def _store(self, plan: Plan) -> Plan:
         self.storage.check_creates(self.uri)
         return store_plan(self.storage, self.uri, plan)
 

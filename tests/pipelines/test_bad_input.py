@@ -88,7 +88,7 @@ def test_a_page_that_only_the_work_reads_does_not_loop(tmp_path: Path) -> None:
 def test_a_row_above_the_largest_is_an_error_and_its_text_is_not_read(tmp_path: Path) -> None:
     rows = [row("a"), row("b", candidates=[{"doc_id": "d", "text": "x" * 50_000}]), row("c")]
     write_shard(tmp_path / "in" / "1.parquet", rows)
-    result = run_stub(stub_settings(*_places(tmp_path), units={"max_row_bytes": 40_000, "max_bytes": 45_000}))
+    result = run_stub(stub_settings(*_places(tmp_path), units={"max_row_bytes": 40_000}))
     assert _codes(result) == [None, "row_too_large", None]
     (message,) = [r["error"]["message"] for r in manifest_rows(result.run_uri) if r["error"]]
     assert re.search(r"at most units.max_row_bytes of text, got 500\d\d bytes", message)

@@ -13,6 +13,7 @@ import pytest
 import ray
 
 from pipelines import cluster
+from pipelines.attempts import Attempts, mark_stopped
 from pipelines.commit import load_manifest, manifest_rows
 from pipelines.run import RunResult
 from pipelines.storage import Storage
@@ -100,6 +101,29 @@ def test_a_killer_that_takes_its_driver_down_is_an_error_after_resuming(tmp_path
     assert driver.returncode == -9
     result = run_stub(stub_settings(*places))
     assert _codes(list(manifest_rows(result.run_uri))) == [None, "worker_died", None]
+
+
+def test_a_row_is_not_blamed_for_drivers_that_stopped_in_order(tmp_path: Path) -> None:
+    storage, run = Storage(str(tmp_path)), str(tmp_path)
+
+    def attempt(driver: str) -> Attempts:
+        made = Attempts(storage, run, "unit", driver)
+        made.look_back()
+        made.begin_row(3)
+        return made
+
+    assert Attempts(storage, run, "unit", "d1").is_first()
+    assert not Attempts(storage, run, "unit", "d1").is_first()
+    for driver in ("d1", "d2", "d3"):
+        assert attempt(driver).killers() == []
+        mark_stopped(storage, run, driver)
+    attempt("d4")  # killed, and so is its driver
+    assert attempt("d5").killers() == []
+    last = attempt("d5")
+    assert last.killers() == [3]
+    assert last.error(3).code == "worker_died"
+    last.end()
+    assert attempt("d6").number == 7
 
 
 def test_constructors_that_die_three_times_are_a_defect_with_the_cause(tmp_path: Path) -> None:
