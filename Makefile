@@ -7,13 +7,14 @@ DEMO_OUTPUT ?= demo-output
 # Torch's thread pools fight when several processes share two cores; Ray's actors set their own number.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help venv demo test test-slow check format bench study train lock
+.PHONY: help venv demo test test-slow check format bench chaos study train lock
 
 help:
 	@echo "make demo       re-rank real documentation with the embedded model, and print what came out"
 	@echo "make test       the test suite"
 	@echo "make check      format, lint, types, import borders"
 	@echo "make test-slow  tests that take minutes"
+	@echo "make chaos      kill runs at named points behind a bad network, and write the table of what came out"
 	@echo "make bench      benchmarks    make study  quality of the embedded model on real collections"
 	@echo "make train      train the embedded models again (hours on two cores)"
 	@echo "make venv       only the environment    make lock  write infra/constraints.txt anew"
@@ -51,6 +52,11 @@ format: venv
 bench: venv
 	$(BIN)/python -m tests.benchmarks.scoring
 	$(BIN)/python -m tests.benchmarks.detection
+
+# KILLS: at each named point.
+KILLS ?= 5
+chaos: venv
+	$(BIN)/python -m tests.chaos --kills $(KILLS)
 
 # LISTS: folder of judged lists that are made from the collections beside the repository.
 LISTS ?= judged-lists

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 import traceback
@@ -12,16 +13,19 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from jobs import operate
 from jobs.config import RerankConfig
 from jobs.demo import QUESTIONS, show_demo
 from jobs.demo import demo as run_demo
 from jobs.settings import Values, merge, nest, parse_assignments, read_config_file, validate
 from qrcore.errors import (
     ConfigError,
+    ErrorLimitError,
     IncompleteRunError,
     InputError,
     PlanConflictError,
     QRBatchError,
+    RunHeldError,
     StorageError,
     TrainingError,
 )
@@ -31,6 +35,8 @@ DEFECT: Final = 1
 BAD_INPUT: Final = 2
 COMMITTED_WITH_FAILURES: Final = 3
 RESUMABLE: Final = 4
+TOO_MANY_ERRORS: Final = 5
+HELD: Final = 6
 
 app = typer.Typer(
     name="qrbatch",
@@ -66,13 +72,19 @@ def rerank(
     allow_model_mismatch: Annotated[
         bool, typer.Option("--allow-model-mismatch", help="Use heads found for another revision or other weights.")
     ] = False,
+    rows_from: Annotated[
+        str | None, typer.Option("--rows-from", help="Score only the failed rows of a committed run: RUN/errors.")
+    ] = None,
+    join: Annotated[bool, typer.Option("--join", help="Help another driver that works on the same run.")] = False,
     config: Annotated[str | None, typer.Option(help="YAML file with all settings.")] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="section.field=value; repeatable.")] = None,
     debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
 ) -> None:
     """Re-rank the candidates of every query in Parquet shards."""
     flags = {
-        "input.uris": inputs or None,
+        "input.uris": inputs or ([rows_from] if rows_from else None),
+        "input.rows_from": rows_from,
+        "join": join or None,
         "output.uri": output,
         "model.id": model,
         "model.heads": heads,
@@ -333,14 +345,23 @@ def _guarded(command: Any, debug: bool) -> int:
     try:
         return int(command())
     except KeyboardInterrupt:
-        errors.print("[bold yellow]interrupted[/bold yellow]  Run the same command again to go on.", highlight=False)
+        errors.print("[bold yellow]interrupted[/bold yellow]  ", end="", highlight=False)
+        _show_resume(errors)
         return RESUMABLE
     except QRBatchError as error:
         if debug:
             traceback.print_exc()
         errors.print("[bold red]error[/bold red]  ", end="", highlight=False)
         errors.print(Text(str(error)), soft_wrap=True)
-        return _code_of(error)
+        code = _code_of(error)
+        if code == RESUMABLE:
+            _show_resume(errors)
+        return code
+
+
+def _show_resume(errors: Console) -> None:
+    command = shlex.join(["qrbatch", *sys.argv[1:]])
+    errors.print(Text(f"Run the same command again to go on:\n  {command}"), soft_wrap=True)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
@@ -350,10 +371,18 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 def _code_of(error: QRBatchError) -> int:
     if isinstance(error, (ConfigError, InputError, PlanConflictError, TrainingError)):
         return BAD_INPUT
+    if isinstance(error, ErrorLimitError):
+        return TOO_MANY_ERRORS
+    if isinstance(error, RunHeldError):
+        return HELD
     return RESUMABLE if isinstance(error, (IncompleteRunError, StorageError)) else DEFECT
+
+
+operate.register(app, _guarded)
 
 
 def main() -> None:
     """Entry point: 0 committed; 1 defect; 2 bad configuration or input, or a training that did not learn; 3 committed
-    with failed rows or skipped files; 4 interrupted, starved or cut off from storage, the same command resumes."""
+    with failed rows or skipped files; 4 interrupted, starved or cut off from storage, the same command resumes; 5 more
+    rows failed than the settings allow; 6 another driver holds the run."""
     sys.exit(app(prog_name="qrbatch"))

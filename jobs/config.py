@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from jobs.settings import Section, setting
 
@@ -27,6 +28,12 @@ class InputConfig(Section):
     )
     on_bad_file: Literal["fail", "skip"] = setting(
         "fail", "What to do with a file that does not follow the input schema.", affects_output=True
+    )
+    rows_from: str | None = setting(
+        None,
+        "A committed run (RUN/errors) whose failed rows are scored again, as a run of their own.",
+        affects_output=False,
+        flag="--rows-from",
     )
 
 
@@ -82,11 +89,30 @@ class ScoringConfig(Section):
     )
 
 
+class ReportConfig(Section):
+    """What the report shows."""
+
+    examples: bool = setting(True, "Show some queries with their texts.", affects_output=False)
+
+
 class UnitsConfig(Section):
     """How the input is cut into units of work."""
 
     max_bytes: int = setting(64 * 2**20, "Decoded text of a unit, in bytes.", affects_output=False, gt=0)
     max_rows: int = setting(64, "Rows of a unit.", affects_output=False, gt=0)
+    max_row_bytes: int = setting(
+        256 * 2**20, "Decoded text of one row, in bytes, above which it is an error row.", affects_output=True, gt=0
+    )
+    max_error_rate: float = setting(
+        0.05,
+        "Share of failed rows, of 200 or more, above which nothing is committed.",
+        affects_output=False,
+        ge=0,
+        le=1,
+    )
+    max_killer_rows: int = setting(
+        10, "Rows that may kill the process that scores them before the run stops.", affects_output=False, ge=0
+    )
 
 
 class ActorsConfig(Section):
@@ -96,6 +122,9 @@ class ActorsConfig(Section):
     cpus: float = setting(1.0, "CPUs that Ray reserves for one actor.", affects_output=False, gt=0)
     gpus: float = setting(0.0, "GPUs that Ray reserves for one actor.", affects_output=False, ge=0)
     threads: int = setting(1, "CPU threads of torch in one actor.", affects_output=False, gt=0)
+    start_timeout_s: float = setting(
+        600.0, "Seconds to wait for a node that can hold an actor.", affects_output=False, gt=0
+    )
 
 
 class ClusterConfig(Section):
@@ -112,6 +141,21 @@ class StorageConfig(Section):
     path_style: bool = setting(False, "Put the bucket into the path instead of the host name.", affects_output=False)
     shared: bool = setting(False, "Local paths are the same on every node of the cluster.", affects_output=False)
     timeout_s: float = setting(60.0, "Seconds to wait for a connection or an answer.", affects_output=False, gt=0)
+    retries: int = setting(
+        6, "Attempts of a request that was throttled, reset or met a server's error.", affects_output=False, gt=0
+    )
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _without_credentials(cls, endpoint_url: str | None) -> str | None:
+        if endpoint_url and holds_credentials(endpoint_url):
+            raise PydanticCustomError("credentials", "expected an address without user and password")
+        return endpoint_url
+
+
+def holds_credentials(address: str) -> bool:
+    """Whether an address names a user before its host: such a one would be written into plans and manifests."""
+    return "@" in address.split("://", 1)[-1].split("/", 1)[0]
 
 
 class RerankConfig(Section):
@@ -129,7 +173,9 @@ class RerankConfig(Section):
     output: OutputConfig
     model: ModelConfig = Field(default_factory=ModelConfig)
     scoring: ScoringConfig = Field(default_factory=ScoringConfig)
+    join: bool = setting(False, "Help another driver that works on the same run.", affects_output=False, flag="--join")
     qrels: str | None = setting(None, "Judgements (Parquet) for the report's quality table.", affects_output=False)
+    report: ReportConfig = Field(default_factory=ReportConfig)
     units: UnitsConfig = Field(default_factory=UnitsConfig)
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)

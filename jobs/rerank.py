@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from jobs.config import RerankConfig, StorageConfig
+from jobs.config import RerankConfig, StorageConfig, holds_credentials
 from jobs.settings import flatten
+from qrcore.errors import ConfigError
 from qrcore.shipped import EMBEDDED_MODELS
 
 if TYPE_CHECKING:
@@ -40,8 +42,10 @@ def for_every_node(config: RerankConfig, environment: Mapping[str, str]) -> Rera
 
 def with_endpoint(storage: StorageConfig, environment: Mapping[str, str]) -> StorageConfig:
     """The same settings with the endpoint that the environment names, if they name none."""
-    named = (environment[name] for name in _ENDPOINT_NAMES if environment.get(name))
-    return storage.model_copy(update={"endpoint_url": storage.endpoint_url or next(named, None)})
+    named = next((environment[name] for name in _ENDPOINT_NAMES if environment.get(name)), None)
+    if named and holds_credentials(named):
+        raise ConfigError("AWS_ENDPOINT_URL: expected an address without user and password, got one with them.")
+    return storage.model_copy(update={"endpoint_url": storage.endpoint_url or named})
 
 
 def absolute_model(model: str) -> str:
@@ -71,7 +75,7 @@ def pipeline_settings(config: RerankConfig, environment: Mapping[str, str] = Map
     scoring = config.scoring.model_dump(exclude={"order"})
     model = config.model
     return RerankSettings(
-        run=run_settings(config, affecting_output),
+        run=replace(run_settings(config, affecting_output), join_others=config.join, rows_from=config.input.rows_from),
         scorer=ScorerSettings(
             model=model.id,
             revision=model.revision,
@@ -85,6 +89,7 @@ def pipeline_settings(config: RerankConfig, environment: Mapping[str, str] = Map
         order=config.scoring.order,
         carry=config.input.carry,
         qrels=config.qrels,
+        examples=config.report.examples,
     )
 
 
@@ -107,4 +112,8 @@ def run_settings(config: RerankConfig | DetectConfig, affecting_output: dict[str
         storage=StorageOptions(**config.storage.model_dump()),
         config=flatten(config),
         affecting_output=affecting_output,
+        row_bytes=config.units.max_row_bytes,
+        max_error_rate=config.units.max_error_rate,
+        max_killer_rows=config.units.max_killer_rows,
+        start_timeout_s=config.actors.start_timeout_s,
     )

@@ -106,6 +106,8 @@ def _explain(kind: type[BaseModel], place: tuple[int | str, ...], code: str, mes
         near = difflib.get_close_matches(dotted, field_names(kind), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(field_names(kind))}."
         return {dotted: f"{dotted}: no such setting; {hint}"}
+    if code == "credentials":  # what came is not repeated
+        return {dotted: f"{dotted}: {message}. Put credentials into the environment."}
     if code == "missing":
         below = {name: field for name, field in known.items() if f"{name}.".startswith(f"{dotted}.")}
         return {name: _missing(name, field) for name, field in below.items() if field.is_required()}

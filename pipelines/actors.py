@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-import ray
 
+from pipelines.metrics import unit_metrics as unit_metrics
 from pipelines.rows import (
     Row,
     Source,
+    carried_columns,
     duplicate_query_id,
     query_id_of,
     read_input_rows,
@@ -32,6 +30,8 @@ from qrcore.errors import ScoreError
 from qrcore.loading import load_scorer
 from qrcore.models import use_threads
 from qrcore.records import Ranking, RankRequest
+
+_OWN_COLUMNS = frozenset(field.name for field in RANKING_FIELDS)
 
 
 def open_scorer(settings: ScorerSettings) -> Scorer:
@@ -59,7 +59,7 @@ class UnitScorer:
             row_from_answer(query_id_of(row), answer, source)
             for row, answer, source in zip(input_rows, answers, sources, strict=True)
         ]
-        table = table_from_rows(rows, _carried(unit.table, self._schema), self._schema)
+        table = table_from_rows(rows, carried_columns(unit.table, self._schema, _OWN_COLUMNS), self._schema)
         return table, _metrics(answers, started)
 
 
@@ -78,19 +78,6 @@ def request_of(row: Row | ScoreError, unit: UnitRows, place: int) -> RankRequest
     return duplicate_query_id(row) if unit.first_row + place in unit.duplicates else request_from_row(row)
 
 
-def _carried(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The carried columns of ``table`` in the output schema's types; null where the file has no such column."""
-    names = [name for name in schema.names if name not in _OWN_COLUMNS]
-    columns = [
-        table.column(name) if name in table.schema.names else pa.nulls(len(table), schema.field(name).type)
-        for name in names
-    ]
-    return pa.Table.from_arrays(columns, schema=pa.schema([schema.field(name) for name in names]))
-
-
-_OWN_COLUMNS = frozenset(field.name for field in RANKING_FIELDS)
-
-
 def _metrics(answers: Sequence[Ranking | ScoreError], started: float) -> UnitMetrics:
     rankings = [answer for answer in answers if isinstance(answer, Ranking)]
     return unit_metrics(
@@ -100,27 +87,3 @@ def _metrics(answers: Sequence[Ranking | ScoreError], started: float) -> UnitMet
         started=started,
         uninformative=sum(bool(ranking.flags) for ranking in rankings),
     )
-
-
-def unit_metrics(
-    rows: int, errors: Sequence[ScoreError], prompt_tokens: int, started: float, uninformative: int = 0
-) -> UnitMetrics:
-    """What a unit that ends now has taken in this process since ``started`` (seconds of the epoch)."""
-    now = time.time()
-    return UnitMetrics(
-        rows=rows,
-        scored=rows - len(errors),
-        failed=len(errors),
-        uninformative=uninformative,
-        prompt_tokens=prompt_tokens,
-        errors=dict(Counter(error.code for error in errors)),
-        score_s=now - started,
-        started_at=_stamp(started),
-        finished_at=_stamp(now),
-        actor_pid=os.getpid(),
-        node=ray.util.get_node_ip_address(),
-    )
-
-
-def _stamp(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -7,23 +7,34 @@ import os
 import secrets
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import ray
 from ray.data import DataContext
-from ray.exceptions import CrossLanguageError, RayError, RayTaskError, UserCodeException
+from ray.exceptions import (
+    CrossLanguageError,
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+    UserCodeException,
+    WorkerCrashedError,
+)
 
 from pipelines.storage import protocol_of
-from qrcore.errors import ConfigError, IncompleteRunError, QRBatchError
+from qrcore.errors import ConfigError, IncompleteRunError, QRBatchError, RunError
 
 #: Logical CPUs of a local Ray beyond the machine's cores: reading and writing must never wait for scorers that hold
 #: every core, or nothing moves.
 _SPARE_CPUS: Final = 2
+_WAITING_LINE_EVERY_S: Final = 10.0
 #: What reading, writing and inspecting take, per task.
 LIGHT_TASK_CPUS: Final = 0.5
+#: Constructions of an actor, or of the probe, that may die in a row before the run is given up.
+START_ATTEMPTS: Final = 3
 #: Errors of Ray that carry what a task raised; every other one tells of a lost worker, node or object.
 _CARRIERS: Final = (RayTaskError, UserCodeException, CrossLanguageError)
 
@@ -100,6 +111,7 @@ def _quiet_data() -> Iterator[None]:
         "enable_progress_bars": False,
         "execution_no_progress_timeout_s": -1,
         "raise_original_map_exception": True,
+        "max_consecutive_actor_init_deaths": START_ATTEMPTS - 1,
     }
     context = DataContext.get_current()
     previous = {name: getattr(context, name) for name in ours}
@@ -115,6 +127,57 @@ def _quiet_data() -> Iterator[None]:
             setattr(context, name, value)
         for name, level in loggers.items():
             logging.getLogger(name).setLevel(level)
+
+
+def allow_silence(seconds: float) -> None:
+    """Let Ray Data end an execution in which nothing moves for so long."""
+    DataContext.get_current().execution_no_progress_timeout_s = seconds
+
+
+def wait_until_fits(cpus: float, gpus: float, timeout_s: float, waiting: Callable[[str], None]) -> None:
+    """Wait until some node can hold an actor of this size; ``waiting`` is told every ten seconds what is awaited.
+
+    Raises :class:`IncompleteRunError` if none can in time.
+    """
+    task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus)(_nothing)
+    reference, started = task.remote(), time.monotonic()
+    pause = min(_WAITING_LINE_EVERY_S, timeout_s)
+    while not ray.wait([reference], timeout=pause)[0]:
+        waited = time.monotonic() - started
+        if waited >= timeout_s:
+            ray.cancel(reference, force=True)
+            raise IncompleteRunError(
+                f"Ray: expected {cpus:g} CPUs and {gpus:g} GPUs free on one node within actors.start_timeout_s "
+                f"({timeout_s:g} s), found {_free()}. Run the same command again when there are."
+            )
+        waiting(f"waiting for {cpus:g} CPUs and {gpus:g} GPUs on one node since {waited:.0f} s, now {_free()}")
+    get(reference)
+
+
+def _nothing() -> None: ...
+
+
+def first_load(function: Callable[[], Any], cpus: float, gpus: float) -> Any:
+    """What ``function`` returns in a task of this size. Raises :class:`RunError` if its process keeps dying."""
+    task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=START_ATTEMPTS - 1)(_call)
+    try:
+        return ray.get(task.remote(function))
+    except (WorkerCrashedError, OutOfMemoryError) as error:
+        raise RunError(
+            f"model: expected a process that loads it, {START_ATTEMPTS} in a row died ({telling_line(error)}). Look "
+            "at the node's memory, the model and the packages."
+        ) from error
+    except RayError as error:
+        raise unwrapped(error) from error
+
+
+def _call(function: Callable[[], Any]) -> Any:
+    return function()
+
+
+def _free() -> str:
+    have, free = ray.cluster_resources(), ray.available_resources()
+    return ", ".join(f"{name}s ({free.get(name, 0):g} of {have.get(name, 0):g} free)" for name in ("CPU", "GPU"))
 
 
 def get(reference: Any) -> Any:
@@ -138,7 +201,7 @@ def unwrapped(error: BaseException) -> BaseException:
     if isinstance(raised, RayError) and type(raised) is not RayError:  # a bare one stands for what cannot be pickled
         return IncompleteRunError(
             f"Ray: expected workers to live until the work was done, lost one ({type(raised).__name__}: "
-            f"{_telling_line(raised)}). Run the same command again; finished units are kept."
+            f"{telling_line(raised)}). Run the same command again; finished units are kept."
         )
     return raised
 
@@ -151,7 +214,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = getattr(error, "cause", None) or error.__cause__
 
 
-def _telling_line(error: RayError) -> str:
+def telling_line(error: RayError) -> str:
+    """The one line of an error of Ray that says why."""
     lines = str(error).strip().splitlines() or ["no message"]
     # An actor that fails to start comes with a traceback, whose end says why.
     return lines[-1] if getattr(error, "actor_init_failed", False) else lines[0]

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,11 +21,12 @@ from pipelines.cluster import LIGHT_TASK_CPUS, get
 from pipelines.plan import Plan, SkippedFile, Unit
 from pipelines.schemas import SCHEMA_VERSION
 from pipelines.storage import Storage, StorageOptions, join
-from pipelines.units import parquet_table
-from pipelines.work import UNIT_KEY, unit_uri
+from pipelines.units import parquet_table, unit_uri
+from pipelines.work import UNIT_KEY
 from qrcore.errors import IncompleteRunError, RunError
 
 MANIFEST_FILE = "_manifest.json"
+_BLOCK_BYTES: Final = 2**20
 
 
 class CommittedObject(BaseModel):
@@ -42,9 +43,20 @@ class CommittedObject(BaseModel):
     failed: int
 
 
+class SideObject(BaseModel):
+    """A side file as stored: path within the run, size in bytes, SHA-256."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    size: int
+    sha256: str
+
+
 class Manifest(BaseModel):
     """What a committed run consists of. ``driver`` is the uuid of the process that committed it; ``warnings``: what
-    was noticed only when everything was done (those before it stand in ``provenance``)."""
+    was noticed only when everything was done (those before it stand in ``provenance``); ``parent``: the run whose
+    failed rows this one scored again."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -62,8 +74,10 @@ class Manifest(BaseModel):
     skipped_files: tuple[SkippedFile, ...]
     objects: tuple[CommittedObject, ...]
     side_files: tuple[str, ...]
+    side_objects: tuple[SideObject, ...] = ()
     provenance: dict[str, Any]
     warnings: tuple[str, ...] = ()
+    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,11 +165,21 @@ def check_balanced(plan: Plan, objects: Sequence[CommittedObject]) -> None:
         )
 
 
+def side_object(storage: Storage, run_uri: str, path: str) -> SideObject:
+    """A side file as it stands in the store."""
+    size, digest = 0, hashlib.sha256()
+    with storage.open(join(run_uri, path)) as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            size += len(block)
+            digest.update(block)
+    return SideObject(path=path, size=size, sha256=digest.hexdigest())
+
+
 def make_manifest(
     plan: Plan,
     objects: Sequence[CommittedObject],
     driver: str,
-    side_files: Sequence[str],
+    side_files: Sequence[SideObject],
     warnings: Sequence[str] = (),
 ) -> Manifest:
     """The manifest of a complete run."""
@@ -172,9 +196,11 @@ def make_manifest(
         failed=sum(o.failed for o in objects),
         skipped_files=plan.skipped_files,
         objects=tuple(objects),
-        side_files=tuple(side_files),
+        side_files=tuple(entry.path for entry in side_files),
+        side_objects=tuple(side_files),
         provenance=plan.provenance,
         warnings=tuple(warnings),
+        parent=plan.parent,
     )
 
 
@@ -195,17 +221,40 @@ def point_latest(storage: Storage, output: str, manifest: Manifest) -> None:
     """Point ``<name>.latest.json`` at a committed run, unless it points at one that was committed later.
 
     A driver that died between its commit and this step leaves the pointer missing or old; every later command that
-    finds the run committed puts it right.
+    finds the run committed puts it right. Runs that were rolled back stay so.
     """
-    uri = join(output, f"{manifest.name}.latest.json")
-    latest = {
+    stored = latest(storage, output, manifest.name)
+    if stored is None or _time(stored.get("passed_over") or stored["committed_at"]) < _time(manifest.committed_at):
+        _set_latest(storage, output, manifest, None)
+
+
+def roll_back(storage: Storage, output: str, manifest: Manifest) -> str | None:
+    """Point ``<name>.latest.json`` at an earlier run; only runs that commit later than the newest move it again.
+
+    Returns the id of the run that it pointed at.
+    """
+    stored = latest(storage, output, manifest.name)
+    stamps = [stored.get("passed_over"), stored["committed_at"]] if stored else []
+    newest = max((stamp for stamp in stamps if stamp), key=_time, default=manifest.committed_at)
+    _set_latest(storage, output, manifest, max(newest, manifest.committed_at, key=_time))
+    return stored["run_id"] if stored else None
+
+
+def latest(storage: Storage, output: str, name: str) -> dict[str, Any] | None:
+    """What the pointer of a name says, None if there is none."""
+    uri = join(output, f"{name}.latest.json")
+    found: dict[str, Any] | None = json.loads(storage.read(uri)) if storage.exists(uri) else None
+    return found
+
+
+def _set_latest(storage: Storage, output: str, manifest: Manifest, passed_over: str | None) -> None:
+    pointer = {
         "run_id": manifest.run_id,
         "manifest": f"{manifest.run_id}/{MANIFEST_FILE}",
         "committed_at": manifest.committed_at,
     }
-    stored = json.loads(storage.read(uri)) if storage.exists(uri) else None
-    if stored is None or _time(stored["committed_at"]) < _time(manifest.committed_at):
-        storage.replace(uri, json.dumps(latest, indent=1).encode())
+    pointer |= {"passed_over": passed_over} if passed_over else {}
+    storage.replace(join(output, f"{manifest.name}.latest.json"), json.dumps(pointer, indent=1).encode())
 
 
 def _time(stamp: str) -> datetime:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +15,15 @@ import pyarrow.parquet as pq
 
 from pipelines.schemas import INPUT_SCHEMA, check_input_schema
 from pipelines.storage import FileInfo, Storage, StorageOptions, absolute, join
-from qrcore.errors import IncompleteRunError, InputError
+from qrcore.errors import InputError
 
 _ROWS_AT_ONCE: Final = 256
 _FEWEST_ROWS_AT_ONCE: Final = 16
+#: What pyarrow raises for damage: its own errors, OSError for some, and names in a footer that are no text. A stream of
+#: ours never raises these.
+DAMAGE: Final = (pa.ArrowException, OSError, UnicodeDecodeError)
+#: Decoded bytes that are held at once while a file is read; a larger single row is held alone.
+_BYTES_AT_ONCE: Final = 16 * 2**20
 _BYTES_PER_TOKEN: Final = 4  # English text under common vocabularies; an estimate for balancing only
 
 
@@ -27,7 +32,8 @@ class FileSurvey:
     """What one pass over an input file tells the plan.
 
     ``row_bytes``: decoded bytes of text a row; ``id_digests``: 16 bytes a row (null ids: empty); ``problem``: why
-    the file cannot be read, with everything else empty.
+    the file cannot be read, with everything else empty; ``damage``: why some of its rows cannot, which then count no
+    bytes and have no ids.
     """
 
     file: FileInfo
@@ -36,6 +42,7 @@ class FileSurvey:
     id_digests: list[bytes]
     has_first_stage: bool
     problem: str = ""
+    damage: str = ""
 
     @property
     def row_tokens(self) -> np.ndarray:
@@ -68,6 +75,22 @@ def _files_of(uri: str, storage: Storage) -> list[FileInfo]:
     return storage.list_files(uri, suffix=".parquet")
 
 
+def unchanged_files(files: Sequence[FileInfo], options: StorageOptions) -> tuple[FileInfo, ...]:
+    """The same files. Raises :class:`InputError` if one is not there any more as it was."""
+    for file in files:
+        check_unchanged(file, Storage(file.uri, options).info(file.uri))
+    return tuple(files)
+
+
+def check_unchanged(planned: FileInfo, now: FileInfo) -> None:
+    """Raise :class:`InputError` if a file is not the one that was planned."""
+    if now.etag != planned.etag:
+        raise InputError(
+            f"{planned.uri}: expected the file as planned (tag {planned.etag}), it has changed (tag {now.etag}). "
+            "Run the command again to plan the new content, as a run of its own."
+        )
+
+
 def survey_file(file: FileInfo, options: StorageOptions) -> FileSurvey:
     """One streaming pass over a file: schema, rows, decoded bytes and ids; texts are not kept.
 
@@ -77,7 +100,7 @@ def survey_file(file: FileInfo, options: StorageOptions) -> FileSurvey:
     with Storage(file.uri, options).open(file.uri) as stream:
         try:
             return _survey(file, pq.ParquetFile(stream))
-        except (pa.ArrowException, OSError) as error:  # pyarrow names some damage OSError; the stream never does
+        except DAMAGE as error:
             return _unreadable(file, f"not readable as Parquet ({str(error).splitlines()[0]})")
 
 
@@ -85,13 +108,61 @@ def _survey(file: FileInfo, parquet: pq.ParquetFile) -> FileSurvey:
     problems = check_input_schema(parquet.schema_arrow)
     if problems:
         return _unreadable(file, "; ".join(problems))
-    row_bytes, digests, has_first_stage = [], [], False
-    for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=list(INPUT_SCHEMA.names), use_threads=False):
-        row_bytes.append(_text_bytes(batch))
-        digests += [_digest(query_id) for query_id in _as_binary(batch.column("query_id")).to_pylist()]
-        has_first_stage = has_first_stage or _has_first_stage(batch)
+    row_bytes: list[np.ndarray] = []
+    digests: list[bytes] = []
+    has_first_stage, damage = False, ""
+    for group in range(parquet.num_row_groups):
+        rows = parquet.metadata.row_group(group).num_rows
+        before = len(digests)
+        try:
+            for batch in _survey_batches(parquet, group):
+                row_bytes.append(_text_bytes(batch))
+                digests += [_digest(query_id) for query_id in _as_binary(batch.column("query_id")).to_pylist()]
+                has_first_stage = has_first_stage or _has_first_stage(batch)
+        except DAMAGE as error:
+            done = len(digests) - before
+            damage = damage or damage_of(group, done, error)
+            row_bytes.append(np.zeros(rows - done, dtype=np.int64))
+            digests += [b""] * (rows - done)
     sizes = np.concatenate(row_bytes) if row_bytes else np.zeros(0, dtype=np.int64)
-    return FileSurvey(file, parquet.schema_arrow, sizes, digests, has_first_stage)
+    return FileSurvey(file, parquet.schema_arrow, sizes, digests, has_first_stage, damage=damage)
+
+
+def damage_of(group: int, row: int, error: Exception) -> str:
+    """What to say of a row group that cannot be decoded from a row on, behind a footer that can."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return f"not readable as Parquet in row group {group} from its row {row} on ({reason})"
+
+
+def _survey_batches(parquet: pq.ParquetFile, group: int) -> Iterator[pa.RecordBatch]:
+    """A row group in batches of bounded size. Footers do not tell how much text pages decode to, so the first rows do;
+    where later ones are much larger, the group is begun again with smaller batches and what was seen is left out."""
+    rows_at_once, seen, may_grow = 1, 0, True
+    total = parquet.metadata.row_group(group).num_rows
+    while seen < total:
+        position, again = 0, False
+        for batch in parquet.iter_batches(
+            rows_at_once, row_groups=[group], columns=list(INPUT_SCHEMA.names), use_threads=False
+        ):
+            unseen = batch.slice(max(0, seen - position))
+            position += len(batch)
+            if not len(unseen):
+                continue
+            yield unseen
+            seen = position
+            fitting = rows_within(_BYTES_AT_ONCE, batch.nbytes / len(batch))
+            too_many = fitting < rows_at_once / 4
+            if seen < total and (too_many or (may_grow and fitting > 8 * rows_at_once)):
+                rows_at_once, again = min(fitting, 16 * rows_at_once), True
+                may_grow = may_grow and not too_many  # each new beginning decodes again what was seen
+                break
+        if not again:
+            return
+
+
+def rows_within(size: int, row_bytes: float) -> int:
+    """How many rows of a size to decode at once."""
+    return int(min(max(size // max(row_bytes, 1), 1), _ROWS_AT_ONCE))
 
 
 def _unreadable(file: FileInfo, problem: str) -> FileSurvey:
@@ -127,50 +198,3 @@ def _has_first_stage(batch: pa.RecordBatch) -> bool:
     structs = pc.list_flatten(batch.column("candidates"))
     names = {field.name for field in structs.type.fields} & {"score", "rank"}
     return any(pc.struct_field(structs, name).null_count < len(structs) for name in names)
-
-
-def read_rows(file: FileInfo, start: int, stop: int, columns: Sequence[str], options: StorageOptions) -> pa.Table:
-    """Rows ``start`` to ``stop`` of a file, streamed, so that memory follows the range and not its row groups.
-
-    Columns that the file lacks are left out. Raises :class:`IncompleteRunError` if the file changed since it was
-    planned.
-    """
-    storage = Storage(file.uri, options)
-    now = storage.info(file.uri)
-    if now.etag != file.etag:
-        raise IncompleteRunError(
-            f"{file.uri}: expected the file as planned (tag {file.etag}), it has changed (tag {now.etag}). "
-            "Run the command again to plan the new content."
-        )
-    with storage.open(file.uri) as stream:
-        parquet = pq.ParquetFile(stream)
-        present = [name for name in columns if name in parquet.schema_arrow.names]
-        schema = pa.schema([field for field in parquet.schema_arrow if field.name in present])
-        batches = [batch.replace_schema_metadata(None) for batch in _batches_of(parquet, start, stop, present)]
-        return pa.Table.from_batches(batches, schema=schema)
-
-
-def _batches_of(parquet: pq.ParquetFile, start: int, stop: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    groups, position = _groups_of(parquet.metadata, start, stop)
-    rows_at_once = min(max(stop - start, _FEWEST_ROWS_AT_ONCE), _ROWS_AT_ONCE)
-    for batch in parquet.iter_batches(rows_at_once, row_groups=groups, columns=list(columns), use_threads=False):
-        first, last = max(start - position, 0), min(stop - position, len(batch))
-        if first < last:
-            yield batch.slice(first, last - first)
-        position += len(batch)
-        if position >= stop:
-            return
-
-
-def _groups_of(metadata: Any, start: int, stop: int) -> tuple[list[int], int]:
-    """Row groups that hold a range of rows, and the first row of the first of them."""
-    groups: list[int] = []
-    first_row = position = 0
-    for index in range(metadata.num_row_groups):
-        end = position + metadata.row_group(index).num_rows
-        if end > start and position < stop:
-            if not groups:
-                first_row = position
-            groups.append(index)
-        position = end
-    return groups, first_row

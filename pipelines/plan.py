@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from pipelines.identity import unit_id
 from pipelines.inputs import FileSurvey
 from pipelines.schemas import SCHEMA_VERSION
 from pipelines.storage import FileInfo, Storage, join
-from qrcore.errors import InputError, PlanConflictError
+from qrcore.errors import IncompleteRunError, InputError, PlanConflictError
 
 PLAN_FILE = "_plan.json"
 
@@ -24,7 +25,8 @@ class _Record(BaseModel):
 
 
 class PlannedFile(_Record):
-    """An input file; ``bytes`` decoded text bytes, ``tokens`` estimated."""
+    """An input file; ``bytes`` decoded text bytes, of which the largest row has ``largest_row``; ``tokens``
+    estimated; ``damage``: why some of its rows cannot be read."""
 
     uri: str
     size: int
@@ -32,6 +34,8 @@ class PlannedFile(_Record):
     rows: int
     bytes: int
     tokens: int
+    largest_row: int = 0
+    damage: str = ""
 
     @property
     def info(self) -> FileInfo:
@@ -49,7 +53,8 @@ class SkippedFile(_Record):
 class Unit(_Record):
     """Rows ``start`` to ``stop`` of one file, scored, written and committed as a whole.
 
-    ``duplicates``: rows of the file whose ``query_id`` stood earlier in the run.
+    ``duplicates``: rows of the file whose ``query_id`` stood earlier in the run; ``too_large``: it is one row, above
+    the largest that is read.
     """
 
     unit_id: str
@@ -59,6 +64,7 @@ class Unit(_Record):
     bytes: int
     tokens: int
     duplicates: tuple[int, ...] = ()
+    too_large: bool = False
 
     @property
     def rows(self) -> int:
@@ -68,7 +74,7 @@ class Unit(_Record):
 
 class Plan(_Record):
     """Everything a run does, before it does it. ``schema_ipc``: the output schema, Arrow IPC in base64; ``carried``:
-    its columns that are copied from the input."""
+    its columns that are copied from the input; ``parent``: the run whose failed rows this one scores again."""
 
     schema_version: str = SCHEMA_VERSION
     run_id: str
@@ -84,6 +90,7 @@ class Plan(_Record):
     units: tuple[Unit, ...]
     schema_ipc: str
     carried: tuple[str, ...] = ()
+    parent: str | None = None
 
     @property
     def rows(self) -> int:
@@ -104,13 +111,17 @@ def encode_schema(schema: pa.Schema) -> str:
 def usable_surveys(
     surveys: Sequence[FileSurvey], *, skip_bad_files: bool
 ) -> tuple[list[FileSurvey], tuple[SkippedFile, ...]]:
-    """Readable files and skipped ones. Raises :class:`InputError` naming every bad file unless skipping is allowed."""
+    """Readable files and skipped ones. Raises :class:`InputError` naming every bad file unless skipping is allowed.
+
+    A file of which parts can be read is not skipped: its other rows come out as errors.
+    """
     bad = tuple(SkippedFile(uri=s.file.uri, reason=s.problem) for s in surveys if s.problem)
-    if bad and not skip_bad_files:
-        listed = "\n".join(f"  {file.uri}: {file.reason}" for file in bad)
+    damaged = tuple(SkippedFile(uri=s.file.uri, reason=s.damage) for s in surveys if s.damage)
+    if (bad or damaged) and not skip_bad_files:
+        listed = "\n".join(f"  {file.uri}: {file.reason}" for file in bad + damaged)
         raise InputError(
-            f"input: expected every file to follow the input schema; {len(bad)} of {len(surveys)} do not:\n{listed}\n"
-            "Correct them, or set input.on_bad_file to skip."
+            f"input: expected every file to follow the input schema; {len(bad + damaged)} of {len(surveys)} do not:\n"
+            f"{listed}\nCorrect them, or set input.on_bad_file to skip."
         )
     return [survey for survey in surveys if not survey.problem], bad
 
@@ -125,18 +136,34 @@ def planned_files(surveys: Sequence[FileSurvey]) -> tuple[PlannedFile, ...]:
             rows=len(s.row_bytes),
             bytes=int(s.row_bytes.sum()),
             tokens=int(s.row_tokens.sum()),
+            largest_row=int(s.row_bytes.max(initial=0)),
+            damage=s.damage,
         )
         for s in surveys
     )
 
 
-def cut_units(surveys: Sequence[FileSurvey], config_hash: str, max_bytes: int, max_rows: int) -> tuple[Unit, ...]:
-    """Units of at most ``max_bytes`` decoded text and ``max_rows`` rows; a larger row is a unit of its own."""
+def cut_units(
+    surveys: Sequence[FileSurvey],
+    config_hash: str,
+    max_bytes: int,
+    max_rows: int,
+    largest_row: int = sys.maxsize,
+    chosen: Mapping[str, frozenset[int]] | None = None,
+) -> tuple[Unit, ...]:
+    """Units of at most ``max_bytes`` decoded text and ``max_rows`` rows; a larger row is a unit of its own.
+
+    A row above ``largest_row`` bytes is marked too large. ``chosen``: rows by file URI, None for all.
+    """
     seen: set[bytes] = set()
     units = []
     for index, survey in enumerate(surveys):
+        # Which rows are doubled is a fact of the whole input, also where only some of them are scored.
         duplicates = _duplicates(survey.id_digests, seen)
-        for start, stop in _ranges(survey.row_bytes, max_bytes, max_rows):
+        rows = None if chosen is None else chosen.get(survey.file.uri, frozenset())
+        # A row that is too large must be alone, whatever a unit may hold: it is an error without being read.
+        sizes = np.where(survey.row_bytes > largest_row, max_bytes + 1, survey.row_bytes)
+        for start, stop in _ranges(sizes, max_bytes, max_rows, rows):
             units.append(
                 Unit(
                     unit_id=unit_id(config_hash, survey.file, start, stop),
@@ -146,6 +173,7 @@ def cut_units(surveys: Sequence[FileSurvey], config_hash: str, max_bytes: int, m
                     bytes=int(survey.row_bytes[start:stop].sum()),
                     tokens=int(survey.row_tokens[start:stop].sum()),
                     duplicates=tuple(row for row in duplicates if start <= row < stop),
+                    too_large=stop - start == 1 and int(survey.row_bytes[start]) > largest_row,
                 )
             )
     return tuple(units)
@@ -160,15 +188,22 @@ def _duplicates(digests: Sequence[bytes], seen: set[bytes]) -> list[int]:
     return rows
 
 
-def _ranges(row_bytes: np.ndarray, max_bytes: int, max_rows: int) -> Iterator[tuple[int, int]]:
-    start, size = 0, 0
-    for row, row_size in enumerate(row_bytes.tolist()):
-        if row > start and (size + row_size > max_bytes or row - start >= max_rows):
-            yield start, row
+def _ranges(
+    row_bytes: np.ndarray, max_bytes: int, max_rows: int, chosen: frozenset[int] | None
+) -> Iterator[tuple[int, int]]:
+    rows = range(len(row_bytes)) if chosen is None else sorted(chosen)
+    start, stop, size = -1, -1, 0
+    for row in rows:
+        row_size = int(row_bytes[row])
+        full = size + row_size > max_bytes or row - start >= max_rows
+        if start >= 0 and (row != stop or full):
+            yield start, stop
+            start = -1
+        if start < 0:
             start, size = row, 0
-        size += row_size
-    if len(row_bytes) > start:
-        yield start, len(row_bytes)
+        stop, size = row + 1, size + row_size
+    if start >= 0:
+        yield start, stop
 
 
 def store_plan(storage: Storage, run_uri: str, plan: Plan) -> Plan:
@@ -176,7 +211,9 @@ def store_plan(storage: Storage, run_uri: str, plan: Plan) -> Plan:
     if storage.create(join(run_uri, PLAN_FILE), plan.model_dump_json(indent=1).encode()):
         return plan
     stored = load_plan(storage, run_uri)
-    if stored is None or stored.config_hash != plan.config_hash or stored.input_hash != plan.input_hash:
+    if stored is None:
+        raise IncompleteRunError(f"{run_uri}: a plan was there and is not any more. Run the same command again.")
+    if stored.config_hash != plan.config_hash or stored.input_hash != plan.input_hash:
         raise PlanConflictError(
             f"{run_uri}: expected the stored plan to be for the same settings and inputs; it is not. "
             "Choose another name or output, or remove the run."

@@ -26,7 +26,8 @@ JOB: Final = "rerank"
 class RerankSettings:
     """Everything that a re-ranking run is told.
 
-    ``order=auto``: best last where the input has first-stage scores or ranks, else as given.
+    ``order=auto``: best last where the input has first-stage scores or ranks, else as given; ``examples``: whether
+    the report shows queries with their texts.
     """
 
     run: RunSettings
@@ -34,6 +35,7 @@ class RerankSettings:
     order: Literal["auto", "as_given", "reversed", "shuffled"]
     carry: Carry
     qrels: str | None
+    examples: bool = True
 
 
 def run(settings: RerankSettings, observer: Observer) -> RunResult:
@@ -80,4 +82,5 @@ class RerankJob:
         return partial(ranking_worker, scorer, plan.output_schema)
 
     def side_files(self, plan: Plan, facts: ScorerIdentity) -> SideFiles:
-        return SideFiles(plan, SideFileSettings(self.settings.qrels, self.qrels, self.settings.run.storage))
+        settings = self.settings
+        return SideFiles(plan, SideFileSettings(settings.qrels, self.qrels, settings.run.storage, settings.examples))

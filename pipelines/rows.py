@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -163,6 +163,33 @@ def row_from_answer(query_id: str | None, answer: Ranking | ScoreError, source: 
     row["prompt_tokens"], row["windows"] = answer.prompt_tokens, answer.windows
     row["flags"] = list(answer.flags)
     return row
+
+
+def carried_columns(table: pa.Table, schema: pa.Schema, own: Collection[str]) -> pa.Table:
+    """The columns of ``schema`` that are not a job's ``own``, in its types; null where ``table`` has no such column."""
+    names = [name for name in schema.names if name not in own]
+    columns = [
+        table.column(name) if name in table.schema.names else pa.nulls(len(table), schema.field(name).type)
+        for name in names
+    ]
+    return pa.Table.from_arrays(columns, schema=pa.schema([schema.field(name) for name in names]))
+
+
+def error_table(
+    table: pa.Table, errors: Sequence[ScoreError], sources: Sequence[Source], schema: pa.Schema, carried: Sequence[str]
+) -> pa.Table:
+    """Output rows in ``schema`` for input rows of which none was answered; ``carried``: columns kept as they are."""
+    own = [name for name in schema.names if name not in carried]
+    rows = [
+        dict.fromkeys(own)
+        | {
+            "query_id": query_id_of(row),
+            "source": {"uri": source.uri, "row": source.row},
+            "error": error_fields(error),
+        }
+        for row, error, source in zip(read_input_rows(table), errors, sources, strict=True)
+    ]
+    return table_from_rows(rows, carried_columns(table, schema, own), schema)
 
 
 def table_from_rows(rows: Sequence[Row], carried: pa.Table, schema: pa.Schema) -> pa.Table:

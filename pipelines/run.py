@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import pyarrow as pa
-import ray
 
+from pipelines.attempts import mark_stopped
+from pipelines.children import FailedRows, failed_rows
 from pipelines.cluster import (
-    LIGHT_TASK_CPUS,
     ClusterSettings,
+    allow_silence,
     check_resources,
-    get,
+    first_load,
     ray_session,
     refuse_local_files_on_many_nodes,
+    wait_until_fits,
 )
 from pipelines.commit import (
     Manifest,
@@ -29,14 +33,21 @@ from pipelines.commit import (
     make_manifest,
     point_latest,
     read_back,
+    side_object,
 )
 from pipelines.identity import code_version, content_hash, input_hash, package_versions, run_id
-from pipelines.inputs import FileSurvey, list_inputs, survey_file
-from pipelines.plan import Plan, cut_units, encode_schema, load_plan, planned_files, store_plan, usable_surveys
+from pipelines.inputs import FileSurvey, list_inputs
+from pipelines.lease import held, leases
+from pipelines.limits import ErrorTally, judged
+from pipelines.plan import Plan, Unit, cut_units, encode_schema, load_plan, planned_files, store_plan, usable_surveys
 from pipelines.storage import FileInfo, Storage, StorageOptions, absolute, join
-from pipelines.work import PoolSettings, UnitWorker, do_units
+from pipelines.surveys import survey_files
+from pipelines.work import PoolSettings, UnitWorker, WorkSettings, do_units, longest_silence_s
+from qrcore.errors import StorageError
 
 Facts = TypeVar("Facts")
+
+_LOOK_AGAIN_EVERY_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +55,10 @@ class RunSettings:
     """What every run is told.
 
     ``config`` is the resolved configuration for the record; ``affecting_output`` the part of it that decides what
-    comes out, and with it the run's identity.
+    comes out, and with it the run's identity. ``row_bytes``: decoded text of a row above which it is an error;
+    ``max_error_rate``: share of failed rows above which nothing is committed; ``max_killer_rows``: rows that may kill
+    their worker; ``start_timeout_s``: how long to wait for a node that can hold an actor; ``join_others``: help
+    another driver; ``rows_from``: a committed run whose failed rows are scored instead of ``inputs``.
     """
 
     inputs: tuple[str, ...]
@@ -58,6 +72,12 @@ class RunSettings:
     storage: StorageOptions
     config: dict[str, Any]
     affecting_output: dict[str, Any]
+    row_bytes: int = 256 * 2**20
+    max_error_rate: float = 0.05
+    max_killer_rows: int = 10
+    start_timeout_s: float = 600.0
+    join_others: bool = False
+    rows_from: str | None = None
 
 
 class SideFileWriter(Protocol):
@@ -137,16 +157,12 @@ def run_job(job: Job[Facts], settings: RunSettings, observer: Observer) -> RunRe
 
     Raises errors of :mod:`qrcore.errors`; :class:`IncompleteRunError` means that the same command resumes.
     """
-    files = list_inputs(settings.inputs, settings.storage)
+    chosen = failed_rows(settings.rows_from, settings.storage) if settings.rows_from else None
+    files = chosen.files if chosen else list_inputs(settings.inputs, settings.storage)
     with ray_session(settings.cluster):
         refuse_local_files_on_many_nodes((*settings.inputs, settings.output), shared=settings.storage.shared)
         check_resources(settings.pool.actors, settings.pool.cpus_per_actor, settings.pool.gpus_per_actor)
-        observer.stage("loading the model once to check it")
-        return _Run.of(job, settings, files, observer).finish()
-
-
-def _call(function: Callable[[], Facts]) -> Facts:
-    return function()
+        return _Run.of(job, settings, files, chosen, observer).finish()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,41 +179,71 @@ class _Run(Generic[Facts]):
     job: Job[Facts]
     settings: RunSettings
     files: Sequence[FileInfo]
+    chosen: FailedRows | None
     observer: Observer
     facts: Facts
     identity: _Identity
     storage: Storage
     uri: str
+    driver: str
 
     @classmethod
-    def of(cls, job: Job[Facts], settings: RunSettings, files: Sequence[FileInfo], observer: Observer) -> _Run[Facts]:
+    def of(
+        cls,
+        job: Job[Facts],
+        settings: RunSettings,
+        files: Sequence[FileInfo],
+        chosen: FailedRows | None,
+        observer: Observer,
+    ) -> _Run[Facts]:
         pool = settings.pool
-        task: Any = ray.remote(num_cpus=pool.cpus_per_actor, num_gpus=pool.gpus_per_actor)(_call)
-        facts: Facts = get(task.remote(job.probe()))
+        observer.stage("loading the model once to check it")
+        wait_until_fits(pool.cpus_per_actor, pool.gpus_per_actor, settings.start_timeout_s, observer.stage)
+        facts: Facts = first_load(job.probe(), pool.cpus_per_actor, pool.gpus_per_actor)
         config_hash = content_hash({"job": job.name, "code": code_version(), **job.identity(facts)})
-        inputs = input_hash(files)
+        inputs = input_hash(files) if chosen is None else content_hash([input_hash(files), chosen.content()])
         identity = _Identity(run_id(settings.name, config_hash, inputs), config_hash, inputs)
         uri = join(absolute(settings.output), identity.run_id)
-        return cls(job, settings, files, observer, facts, identity, Storage(settings.output, settings.storage), uri)
+        storage = Storage(settings.output, settings.storage)
+        return cls(job, settings, files, chosen, observer, facts, identity, storage, uri, uuid.uuid4().hex)
 
     def finish(self) -> RunResult:
-        committed = load_manifest(self.storage, self.uri)
+        committed = self._committed()
         if committed is not None:
-            point_latest(self.storage, absolute(self.settings.output), committed)
-            return RunResult(committed, self.uri, already_committed=True)
-        plan = load_plan(self.storage, self.uri) or store_plan(self.storage, self.uri, self._make_plan())
-        done = find_done(self.storage, self.uri)
-        self.observer.planned(plan, frozenset(done))
-        write_seconds = self._work(plan, done)
-        self.observer.stage("checking every object and committing")
-        return RunResult(self._commit(plan, bool(done), write_seconds), self.uri, already_committed=False)
+            return committed
+        stored = load_plan(self.storage, self.uri)
+        plan = stored or self._make_plan()  # input that is refused leaves nothing behind
+        with held(self.storage, self.uri, self.driver, join_others=self.settings.join_others) as others:
+            if stored is None:
+                plan = self._store(plan)
+            done = find_done(self.storage, self.uri)
+            self.observer.planned(plan, frozenset(done))
+            try:
+                write_seconds = self._work(plan, done, from_the_end=bool(others))
+            finally:
+                with suppress(StorageError):
+                    mark_stopped(self.storage, self.uri, self.driver)
+            self.observer.stage("checking every object and committing")
+            # Another driver may have ended first, and with it the work of both.
+            return self._committed() or RunResult(
+                self._commit(plan, bool(done), write_seconds), self.uri, already_committed=False
+            )
+
+    def _committed(self) -> RunResult | None:
+        committed = load_manifest(self.storage, self.uri)
+        if committed is None:
+            return None
+        point_latest(self.storage, absolute(self.settings.output), committed)
+        return RunResult(committed, self.uri, already_committed=True)
+
+    def _store(self, plan: Plan) -> Plan:
+        self.storage.check_creates(self.uri)
+        return store_plan(self.storage, self.uri, plan)
 
     def _make_plan(self) -> Plan:
         settings = self.settings
         self.observer.stage(f"reading {len(self.files)} input files for the plan")
-        task = ray.remote(num_cpus=LIGHT_TASK_CPUS)(survey_file)
-        references = [task.remote(file, settings.storage) for file in self.files]
-        surveys: list[FileSurvey] = [get(reference) for reference in references]
+        surveys = survey_files(self.files, settings.storage)
         usable, skipped = usable_surveys(surveys, skip_bad_files=settings.skip_bad_files)
         order = self.job.order(usable, self.facts)
         schema, carried = self.job.output_schema(usable)
@@ -212,9 +258,17 @@ class _Run(Generic[Facts]):
             order=order,
             files=planned_files(usable),
             skipped_files=skipped,
-            units=cut_units(usable, self.identity.config_hash, settings.unit_bytes, settings.unit_rows),
+            units=cut_units(
+                usable,
+                self.identity.config_hash,
+                settings.unit_bytes,
+                settings.unit_rows,
+                settings.row_bytes,
+                self.chosen.rows if self.chosen else None,
+            ),
             schema_ipc=encode_schema(schema),
             carried=carried,
+            parent=self.chosen.parent if self.chosen else None,
         )
 
     def _provenance(self, order: str) -> dict[str, Any]:
@@ -228,25 +282,56 @@ class _Run(Generic[Facts]):
             "input_hash": self.identity.input_hash,
         }
 
-    def _work(self, plan: Plan, done: set[str]) -> dict[str, float]:
+    def _work(self, plan: Plan, done: set[str], *, from_the_end: bool) -> dict[str, float]:
         """Do what is not done yet; seconds of writing by unit."""
         todo = [unit for unit in plan.units if unit.unit_id not in done]
-        if not todo:
-            return {}
-        seconds = {}
-        worker = self.job.worker(self.facts, plan)
-        for footer in do_units(plan, todo, self.uri, worker, self.settings.pool, self.settings.storage):
-            seconds[footer["unit_id"]] = footer["write_s"]
-            self.observer.unit_done(footer)
+        if from_the_end:
+            todo.reverse()
+        seconds: dict[str, float] = {}
+        tally = ErrorTally(self.settings.max_error_rate, self.settings.max_killer_rows)
+        while todo:
+            for footer in self._do(plan, todo):
+                seconds[footer["unit_id"]] = footer["write_s"]
+                self.observer.unit_done(footer)
+                tally.add(footer)
+            left = self._left(todo)
+            if len(left) == len(todo) and not self._others_work_on(left):
+                break  # the commit says what is missing
+            todo = self._left(left)
         return seconds
+
+    def _do(self, plan: Plan, todo: Sequence[Unit]) -> Iterator[dict[str, Any]]:
+        settings = self.settings
+        work = WorkSettings(
+            settings.pool, settings.storage, self.driver, settings.skip_bad_files, settings.max_killer_rows
+        )
+        allow_silence(longest_silence_s(todo, settings.start_timeout_s))
+        return do_units(plan, todo, self.uri, self.job.worker(self.facts, plan), work)
+
+    def _left(self, units: Sequence[Unit]) -> list[Unit]:
+        done = find_done(self.storage, self.uri)
+        return [unit for unit in units if unit.unit_id not in done]
+
+    def _others_work_on(self, left: Sequence[Unit]) -> bool:
+        """Wait while other drivers are at the units that are left; False if there are none."""
+        waited = False
+        while any(lease.fresh and lease.driver != self.driver for lease in leases(self.storage, self.uri)):
+            if not waited:
+                self.observer.stage(f"waiting for {len(left)} units that another driver is at")
+            waited = True
+            time.sleep(_LOOK_AGAIN_EVERY_S)
+            if len(self._left(left)) < len(left):
+                break
+        return waited
 
     def _commit(self, plan: Plan, resumed: bool, write_seconds: dict[str, float]) -> Manifest:
         check_complete(plan, find_done(self.storage, self.uri))
-        driver = uuid.uuid4().hex
         side_files = self.job.side_files(plan, self.facts)
-        stored = read_back(plan, self.uri, self.settings.storage)
+        tally = ErrorTally(self.settings.max_error_rate, self.settings.max_killer_rows)
+        stored = judged(read_back(plan, self.uri, self.settings.storage), tally)
         objects = [unit.entry for unit in side_files.watch(stored)]
         check_balanced(plan, objects)
-        paths = side_files.write(self.storage, self.uri, driver, resumed, write_seconds)
-        manifest = make_manifest(plan, objects, driver, paths, side_files.warnings)
+        paths = side_files.write(self.storage, self.uri, self.driver, resumed, write_seconds)
+        entries = [side_object(self.storage, self.uri, path) for path in paths]
+        manifest = make_manifest(plan, objects, self.driver, entries, side_files.warnings)
         return commit(self.storage, absolute(self.settings.output), self.uri, manifest)

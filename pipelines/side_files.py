@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipelines.commit import StoredUnit
-from pipelines.inputs import read_rows
 from pipelines.labels import Qrels
 from pipelines.plan import Plan
+from pipelines.ranges import read_rows
 from pipelines.report.build import ReportBuilder, RunFacts
 from pipelines.report.html import render_report
 from pipelines.storage import Storage, StorageOptions, join
@@ -20,11 +20,13 @@ from pipelines.storage import Storage, StorageOptions, join
 
 @dataclass(frozen=True, slots=True)
 class SideFileSettings:
-    """Where judgements come from, if there are any, and how to reach the store."""
+    """Where judgements come from, if there are any, and how to reach the store. ``examples``: whether the report shows
+    queries with their texts."""
 
     qrels_uri: str | None
     qrels: Qrels | None
     storage: StorageOptions
+    examples: bool = True
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -87,7 +89,7 @@ class SideFiles:
             write_seconds=write_s,
             qrels_uri=self._settings.qrels_uri,
         )
-        report = self._report.finish(facts, self._query_texts)
+        report = self._report.finish(facts, self._query_texts if self._settings.examples else None)
         folder = f"commit/{driver}"
         errors = self._errors.write(storage, run_uri, folder)
         contents = {

@@ -11,22 +11,22 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
-import aiohttp
 import fsspec
-from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.utils import stringify_path
 
+from pipelines.local_files import create_local, write_temporary
+from pipelines.storage_errors import CheckedStream, http_statuses, translated
 from qrcore.errors import ConfigError, IncompleteRunError, StorageError
 
 _CONFLICT_ATTEMPTS: Final = 8
 _PUT_CHUNK_BYTES: Final = 5 * 2**30 - 1  # one PUT may carry up to 5 GiB; a larger chunk size means no multipart
-_STORE_ERRORS: Final = (OSError, BotoCoreError, ClientError, aiohttp.ClientError)
+#: Attempts of s3fs around those of botocore: for bodies that break off, which botocore does not try again.
+_BODY_ATTEMPTS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,15 @@ class StorageOptions:
     """How to reach an object store; credentials come from the environment or the machine's role.
 
     ``endpoint_url``: None uses ``AWS_ENDPOINT_URL`` or AWS itself. ``timeout_s`` bounds connecting and reading.
-    ``shared``: local paths are the same files on every node.
+    ``retries``: attempts of a request that was throttled, reset or answered with a server's error, with growing
+    pauses between them. ``shared``: local paths are the same files on every node.
     """
 
     endpoint_url: str | None = None
     region: str | None = None
     path_style: bool = False
     timeout_s: float = 60.0
+    retries: int = 6
     shared: bool = False
 
 
@@ -61,17 +63,17 @@ class Storage:
 
     def __init__(self, uri: str, options: StorageOptions | None = None) -> None:
         self.protocol = protocol_of(uri)
-        with _translated(uri, "open"):
+        with translated(uri, "open"):
             self._fs = _open_filesystem(self.protocol, options or StorageOptions())
 
     def exists(self, uri: str) -> bool:
         """Whether an object stands at ``uri``."""
-        with _translated(uri, "look for"):
+        with translated(uri, "look for"):
             return bool(self._fs.exists(_path(uri)))
 
     def is_folder(self, uri: str) -> bool:
         """Whether objects stand below ``uri``, whatever its name, and none stands at it."""
-        with _translated(uri, "look for"):
+        with translated(uri, "look for"):
             try:
                 return bool(self._fs.info(_path(uri))["type"] == "directory")
             except FileNotFoundError:
@@ -79,13 +81,13 @@ class Storage:
 
     def info(self, uri: str) -> FileInfo:
         """Size and tag of one object."""
-        with _translated(uri, "look up"):
+        with translated(uri, "look up"):
             return self._file_info(self._fs.info(_path(uri)))
 
     def list_files(self, uri: str, suffix: str = "") -> list[FileInfo]:
         """Files below a folder, sorted by name; names that begin with ``_`` or ``.`` are skipped at every level."""
         root = _path(uri)
-        with _translated(uri, "list"):
+        with translated(uri, "list"):
             try:
                 found = self._fs.find(root, detail=True)
             except FileNotFoundError:
@@ -93,24 +95,72 @@ class Storage:
             kept = [info for path, info in found.items() if _is_visible(path, root) and path.endswith(suffix)]
             return sorted((self._file_info(info) for info in kept), key=lambda info: info.uri)
 
+    def list_everything(self, uri: str) -> list[FileInfo]:
+        """Files below a folder, hidden ones and temporary ones of interrupted writes included, sorted by name."""
+        with translated(uri, "list"):
+            try:
+                found = self._fs.find(_path(uri), detail=True)
+            except FileNotFoundError:
+                return []
+            return sorted((self._file_info(info) for info in found.values()), key=lambda info: info.uri)
+
+    def delete(self, uri: str) -> None:
+        """Remove one object; none there is as good."""
+        with translated(uri, "write"):
+            try:
+                self._fs.rm_file(_path(uri))
+            except FileNotFoundError:
+                return
+
+    def open_uploads(self, uri: str) -> list[tuple[str, str]]:
+        """(URI, upload id) of uploads in parts below ``uri`` that were begun and not ended; their parts cost money."""
+        if self.protocol == "file":
+            return []
+        bucket, _, prefix = _path(uri).partition("/")
+        with translated(uri, "list"):
+            answer = self._fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix)
+        uploads = [(entry["Key"], entry["UploadId"]) for entry in answer.get("Uploads", ())]
+        return [(f"s3://{bucket}/{key}", upload) for key, upload in uploads if key.startswith(prefix)]
+
+    def abort_upload(self, uri: str, upload: str) -> None:
+        """Give up one upload in parts."""
+        bucket, _, key = _path(uri).partition("/")
+        with translated(uri, "write"):
+            self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload)
+
+    def check_creates(self, folder: str) -> None:
+        """Raise :class:`ConfigError` unless a second create of one name is refused here: commits rest on it."""
+        probe = join(folder, f"_probe-{uuid.uuid4().hex}")
+        try:
+            self.create(probe, b"first")
+            refused = not self.create(probe, b"second")
+        finally:
+            with suppress(StorageError):  # some roles may put and not delete; a probe is no harm
+                self.delete(probe)
+        if not refused:
+            raise ConfigError(
+                f"{folder}: expected a store that refuses to create an object twice (If-None-Match: *), this one "
+                "replaced it. Two drivers could both commit here: use a store with conditional puts."
+            )
+
     def read(self, uri: str) -> bytes:
         """The whole object."""
-        with _translated(uri, "read"):
+        with translated(uri, "read"):
             return bytes(self._fs.cat_file(_path(uri)))
 
     def open(self, uri: str) -> io.RawIOBase:
         """A seekable binary stream for range reads; it raises :class:`StorageError` where the store fails."""
-        with _translated(uri, "read"):
-            return _CheckedStream(uri, self._fs.open(_path(uri), "rb"))
+        with translated(uri, "read"):
+            return CheckedStream(uri, self._fs.open(_path(uri), "rb"))
 
     def create(self, uri: str, data: bytes) -> bool:
         """Put an object that must not exist yet; False if one is there. Exactly one of many creators wins.
 
         Raises :class:`IncompleteRunError` if the store does not settle who was first.
         """
-        with _translated(uri, "write"):
+        with translated(uri, "write"):
             if self.protocol == "file":
-                return _create_local(Path(_path(uri)), io.BytesIO(data))
+                return create_local(Path(_path(uri)), io.BytesIO(data))
             return self._create_remote(uri, data)
 
     def create_from_file(self, uri: str, stream: IO[bytes]) -> None:
@@ -118,19 +168,19 @@ class Storage:
 
         For names that nobody else uses: on S3 a large object goes up in parts, which cannot be refused at the end.
         """
-        with _translated(uri, "write"):
+        with translated(uri, "write"):
             if self.protocol == "file":
-                _create_local(Path(_path(uri)), stream)
+                create_local(Path(_path(uri)), stream)
                 return
             with self._fs.open(_path(uri), "wb") as target:
                 shutil.copyfileobj(stream, target)
 
     def replace(self, uri: str, data: bytes) -> None:
         """Put an object, whatever stood there; readers see the old or the new one, never a mixture."""
-        with _translated(uri, "write"):
+        with translated(uri, "write"):
             if self.protocol == "file":
                 target = Path(_path(uri))
-                _write_temporary(target, io.BytesIO(data)).replace(target)
+                write_temporary(target, io.BytesIO(data)).replace(target)
             else:
                 self._fs.pipe_file(_path(uri), data, chunksize=_PUT_CHUNK_BYTES)
 
@@ -139,14 +189,14 @@ class Storage:
             try:
                 self._fs.pipe_file(_path(uri), data, mode="create", chunksize=_PUT_CHUNK_BYTES)
                 return True
-            except FileExistsError:
-                return False
             except OSError as error:
-                statuses = _http_statuses(error)
-                if 412 in statuses:  # s3fs knows the precondition by its name only, which some stores leave out
-                    return False
-                if 409 not in statuses:
+                # s3fs knows a failed precondition by its name only, which some stores leave out.
+                statuses = http_statuses(error) | ({412} if isinstance(error, FileExistsError) else set())
+                if not statuses & {409, 412}:
                     raise
+                # 412 says that an object stands there, and then one does; anything else is a conflict like 409.
+                if 412 in statuses and self._fs.exists(_path(uri)):
+                    return False
                 time.sleep(0.05 * 2**attempt)  # another creator is at work right now; look again
         raise IncompleteRunError(
             f"{uri}: expected the store to settle a conflict within {_CONFLICT_ATTEMPTS} attempts, it did not. "
@@ -165,6 +215,8 @@ def protocol_of(uri: str) -> str:
     scheme = uri.split("://", 1)[0] if "://" in uri else "file"
     if scheme not in ("file", "s3"):
         raise ConfigError(f"URI {uri!r}: expected a path, file:// or s3://, got scheme {scheme!r}. Use one of these.")
+    if scheme == "s3" and "@" in uri.split("://", 1)[1].split("/", 1)[0]:
+        raise ConfigError("URI s3://…@…: expected a bucket without credentials. Put them into the environment.")
     return scheme
 
 
@@ -188,10 +240,14 @@ def _open_filesystem(protocol: str, options: StorageOptions) -> Any:
     # Instances and listings are cached per process by default: a resumed run would see yesterday's listing.
     if protocol == "file":
         return fsspec.filesystem("file", skip_instance_cache=True, use_listings_cache=False)
-    client: dict[str, Any] = {"connect_timeout": options.timeout_s, "read_timeout": options.timeout_s}
+    client: dict[str, Any] = {
+        "connect_timeout": options.timeout_s,
+        "read_timeout": options.timeout_s,
+        "retries": {"mode": "standard", "total_max_attempts": options.retries},
+    }
     if options.path_style:
         client["s3"] = {"addressing_style": "path"}
-    return fsspec.filesystem(
+    filesystem = fsspec.filesystem(
         "s3",
         skip_instance_cache=True,
         use_listings_cache=False,
@@ -199,83 +255,10 @@ def _open_filesystem(protocol: str, options: StorageOptions) -> Any:
         client_kwargs={"region_name": options.region} if options.region else {},
         config_kwargs=client,
     )
+    filesystem.retries = min(options.retries, _BODY_ATTEMPTS)
+    return filesystem
 
 
 def _is_visible(path: str, root: str) -> bool:
     relative = path[len(root) :].strip("/") if path.startswith(root) else Path(path).name
     return not any(part.startswith(("_", ".")) for part in relative.split("/"))
-
-
-def _http_statuses(error: BaseException | None) -> set[int]:
-    """The HTTP statuses that stand behind an error that s3fs translated."""
-    statuses = set()
-    while error is not None:
-        response = getattr(error, "response", None) or {}
-        statuses.add(response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
-        error = error.__cause__ or error.__context__
-    return statuses
-
-
-@contextmanager
-def _translated(uri: str, verb: str) -> Iterator[None]:
-    """Errors of the file system and of the network as :class:`StorageError`."""
-    try:
-        yield
-    except _STORE_ERRORS as error:
-        if isinstance(error, FileNotFoundError) and verb != "write":
-            raise StorageError(f"{uri}: expected an object, found none. Check the URI.") from error
-        raise StorageError(
-            f"{uri}: expected to {verb} it, got {type(error).__name__}: {error}. Check the path, the credentials, "
-            "their permissions and the endpoint."
-        ) from error
-
-
-class _CheckedStream(io.RawIOBase):
-    """A stream whose failures are told apart from those of a parser that reads it: both use OSError otherwise."""
-
-    def __init__(self, uri: str, stream: Any) -> None:
-        self._uri = uri
-        self._stream = stream
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        with _translated(self._uri, "read"):
-            return bytes(self._stream.read(size))
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        with _translated(self._uri, "read"):
-            return int(self._stream.seek(offset, whence))
-
-    def tell(self) -> int:
-        return int(self._stream.tell())
-
-    def close(self) -> None:
-        if not self.closed:
-            self._stream.close()
-        super().close()
-
-
-def _create_local(target: Path, content: IO[bytes]) -> bool:
-    temporary = _write_temporary(target, content)
-    try:
-        os.link(temporary, target)  # atomic and exclusive, unlike rename (replaces) and open("x") (visible half done)
-        return True
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink()
-
-
-def _write_temporary(target: Path, content: IO[bytes]) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}"
-    with temporary.open("xb") as stream:
-        shutil.copyfileobj(content, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return temporary

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.storage import join
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UnitRows:
@@ -17,6 +19,11 @@ class UnitRows:
     uri: str
     first_row: int
     duplicates: frozenset[int]
+
+
+def unit_uri(run_uri: str, unit_id: str) -> str:
+    """Where a unit's object stands."""
+    return join(run_uri, "data", f"{unit_id}.parquet")
 
 
 def to_ipc(table: pa.Table) -> bytes:

@@ -12,7 +12,9 @@
     ├── TrainingError          a model did not learn what it was to learn
     ├── RunError               a run cannot go on
     │   ├── PlanConflictError  the stored plan and this command disagree
-    │   └── IncompleteRunError work is left; the same command resumes it
+    │   ├── IncompleteRunError work is left; the same command resumes it
+    │   ├── ErrorLimitError    more rows fail than the settings allow
+    │   └── RunHeldError       another driver works on the run
     └── ScoreError             one row cannot be scored; becomes the row's ``error``
 
 Each message says what was expected, what came, and what to do.
@@ -41,6 +43,8 @@ ERROR_KINDS: Final[dict[str, ErrorKind]] = {
     "context_too_long": "input",
     "no_needle": "input",
     "nothing_relevant": "input",
+    "row_too_large": "input",
+    "unreadable_input": "input",
     "sliding_window_exceeded": "input",
     "oom": "transient",
     "worker_died": "transient",
@@ -90,6 +94,14 @@ class PlanConflictError(RunError):
 
 class IncompleteRunError(RunError):
     """Work is left; running the same command again resumes it."""
+
+
+class ErrorLimitError(RunError):
+    """More rows fail than the settings allow; nothing is committed."""
+
+
+class RunHeldError(RunError):
+    """Another driver works on the run."""
 
 
 class ScoreError(QRBatchError):

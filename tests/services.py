@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -28,9 +29,9 @@ def local_ray(s3_environment: str) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """The address of an S3 API with conditional puts, in a process of its own."""
+@contextmanager
+def s3_api() -> Iterator[str]:
+    """The address of an S3 API with conditional puts, in a process of its own, for the length of a block."""
     port = _free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -43,23 +44,37 @@ def s3_server() -> Iterator[str]:
         server.wait(timeout=30)
 
 
-@pytest.fixture(scope="session")
-def s3_environment(s3_server: str) -> Iterator[str]:
+@contextmanager
+def s3_credentials(server: str) -> Iterator[str]:
     """Credentials and endpoint in the environment, as a pod would have them; before Ray starts, so workers see them."""
     values = {
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ENDPOINT_URL": server,
     }
     previous = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
-    yield s3_server
+    yield server
     for name, value in previous.items():
         if value is None:
             del os.environ[name]
         else:
             os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 API for all tests."""
+    with s3_api() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def s3_environment(s3_server: str) -> Iterator[str]:
+    """Credentials and endpoint in the environment for all tests that ask for them."""
+    with s3_credentials(s3_server) as server:
+        yield server
 
 
 def _free_port() -> int:

@@ -55,6 +55,7 @@ def test_every_command_is_covered_by_a_test_of_this_file() -> None:
         r"^qrbatch heads (list|compare|validate) ?",
         r"^qrbatch detect ",
         r"^qrbatch needles ",
+        r"^qrbatch (plan|status|verify|clean|rollback) ",
     )
     for command in commands():
         assert any(re.search(pattern, command) for pattern in patterns), command
@@ -81,10 +82,26 @@ def test_the_configuration_runs_as_written(tmp_path: Path) -> None:
     (config,) = blocks("yaml")
     (tmp_path / "nightly.yaml").write_text(config)
     write_shard(tmp_path / "shards" / "1.parquet", [row("a"), row("b")])
-    (command,) = [c for c in commands() if "--config" in c]
-    run = shell(command, tmp_path)
+    write_shard(tmp_path / "shards" / "2.parquet", [row("c", query=None)])
+    first, again = [c for c in commands() if c.startswith("qrbatch rerank --config")]
+    (planned,) = [c for c in commands() if c.startswith("qrbatch plan")]
+    run = shell(planned, tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert list((tmp_path / "runs").glob("nightly-*/_manifest.json"))
+    assert "2 files, 3 rows in 2 units" in run.stdout
+    run = shell(first, tmp_path)
+    assert run.returncode == 3, run.stdout + run.stderr
+    (manifest,) = (tmp_path / "runs").glob("nightly-*/_manifest.json")
+    folder = manifest.parent
+    expected = {"status": "rows 3/3", "verify": "3 rows = 2 scored + 1 failed", "clean": "mark of an attempt"}
+    expected |= {"rollback": f"points at {folder.name}"}
+    for name, text in expected.items():
+        (command,) = [c for c in commands() if c.startswith(f"qrbatch {name} ")]
+        run = shell(command.replace("RUN_ID", folder.name).replace("RUN", f"runs/{folder.name}"), tmp_path)
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert text in run.stdout
+    run = shell(again.replace("RUN", f"runs/{folder.name}"), tmp_path)
+    assert run.returncode == 3, run.stdout + run.stderr
+    assert "1 rows = 0 scored + 1 failed" in run.stdout
 
 
 def test_the_example_with_another_model_runs(tmp_path: Path) -> None:

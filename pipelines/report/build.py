@@ -109,8 +109,8 @@ class ReportBuilder:
         facts = self._plan.provenance
         return length_warnings(facts["head_set"]["id"], facts.get("detection_tokens"), self._prompt_tokens)
 
-    def finish(self, facts: RunFacts, queries: QueryTexts) -> model.RunReport:
-        """The report of everything that was added; ``queries`` looks up the texts of the examples."""
+    def finish(self, facts: RunFacts, queries: QueryTexts | None) -> model.RunReport:
+        """The report of everything that was added; ``queries`` looks up the texts of the examples, None: has none."""
         totals = {name: sum(footer[name] for footer in self._footers) for name in _SUMMED}
         return model.RunReport(
             run=self._run(facts),
@@ -131,7 +131,7 @@ class ReportBuilder:
             ),
             movement=self._movement(),
             quality=self._quality(facts.qrels_uri),
-            examples=self._examples(queries),
+            examples=self._examples(queries) if queries else (),
             provenance=_provenance(self._plan),
             warnings=(*self._plan.provenance.get("warnings", ()), *self.warnings),
         )

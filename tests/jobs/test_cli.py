@@ -52,6 +52,8 @@ def test_exit_codes_of_errors() -> None:
         errors.PlanConflictError: 2,
         errors.StorageError: 4,
         errors.IncompleteRunError: 4,
+        errors.ErrorLimitError: 5,
+        errors.RunHeldError: 6,
         errors.RunError: 1,
         errors.QRBatchError: 1,
     }

@@ -113,5 +113,6 @@ def test_only_what_decides_the_output_enters_the_identity() -> None:
     config = validate(RerankConfig, merge(GOOD, {"actors": {"count": 7}, "scoring": {"null_query": "nothing"}}))
     affecting = flatten(config, only_affecting_output=True)
     assert affecting["scoring.null_query"] == "nothing"
-    assert not [key for key in affecting if key.startswith(("actors", "cluster", "storage", "output", "units", "name"))]
+    others = ("actors", "cluster", "storage", "output", "units", "name", "report", "join")
+    assert [key for key in affecting if key.startswith(others)] == ["units.max_row_bytes"]  # decides what is an error
     assert flatten(config)["actors.count"] == 7

@@ -12,12 +12,13 @@ from fsspec.implementations.local import LocalFileOpener
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.inputs import FileSurvey, list_inputs, read_rows, survey_file
+from pipelines.inputs import FileSurvey, list_inputs, survey_file
 from pipelines.plan import Plan, cut_units, encode_schema, store_plan, usable_surveys
+from pipelines.ranges import read_rows
 from pipelines.schemas import INPUT_SCHEMA, ranking_schema
 from pipelines.storage import FileInfo, Storage, StorageOptions
 from pipelines.units import from_ipc, to_ipc
-from qrcore.errors import IncompleteRunError, InputError, PlanConflictError, StorageError
+from qrcore.errors import InputError, PlanConflictError, StorageError
 from tests.pipelines.test_rows import with_bytes_as_text
 from tests.shards import row, write_shard
 
@@ -71,10 +72,18 @@ def test_truncated_and_damaged_files_are_bad(tmp_path: Path) -> None:
     whole = write_shard(tmp_path / "x.parquet", [row(str(i)) for i in range(50)]).read_bytes()
     start = pq.ParquetFile(tmp_path / "x.parquet").metadata.row_group(0).column(0).data_page_offset
     damaged = whole[:start] + b"\xff" * 40 + whole[start + 40 :]  # a page: the footer stands, reading fails
-    for content in (b"", whole[: len(whole) // 2], whole[:-1], damaged):
-        path = tmp_path / "bad.parquet"
+    path = tmp_path / "bad.parquet"
+    for content in (b"", whole[: len(whole) // 2], whole[:-1]):
         path.write_bytes(content)
         assert _survey(path).problem.startswith("not readable as Parquet")
+    path.write_bytes(damaged)
+    survey = _survey(path)
+    assert survey.problem == ""
+    assert survey.damage.startswith("not readable as Parquet in row group 0 from its row 0 on")
+    assert len(survey.row_bytes) == 50
+    with pytest.raises(InputError, match=r"1 of 1 do not:\n.*bad\.parquet: not readable"):
+        usable_surveys([survey], skip_bad_files=False)
+    assert usable_surveys([survey], skip_bad_files=True) == ([survey], ())
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "io"), PermissionError(errno.EACCES, "no"), TimeoutError()])
@@ -192,7 +201,7 @@ def test_a_file_that_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
     path = write_shard(tmp_path / "x.parquet", [row("a")])
     info = Storage(str(path)).info(str(path))
     write_shard(path, [row("a"), row("b")])
-    with pytest.raises(IncompleteRunError, match="has changed"):
+    with pytest.raises(InputError, match="has changed"):
         read_rows(info, 0, 1, ["query_id"], OPTIONS)
 
 

@@ -13,7 +13,7 @@ from pipelines.inputs import survey_file
 from pipelines.plan import Plan, cut_units, encode_schema, planned_files
 from pipelines.schemas import ranking_schema
 from pipelines.storage import FileInfo, Storage, StorageOptions
-from pipelines.work import PoolSettings, do_units
+from pipelines.work import PoolSettings, WorkSettings, do_units
 from qrcore.errors import IncompleteRunError, InputError, StorageError
 from tests.shards import row, write_shard
 
@@ -45,7 +45,7 @@ def _fails_to_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fail: Callab
 
 
 def _do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, etag: str | None = None) -> None:
-    monkeypatch.setattr(work, "_AnswerUnit", _NoScorer)
+    monkeypatch.setattr(work, "AnswerUnit", _NoScorer)
     path = write_shard(tmp_path / "in.parquet", [row("a")])
     info = Storage(str(path)).info(str(path))
     survey = survey_file(FileInfo(info.uri, info.size, etag or info.etag), StorageOptions())
@@ -65,7 +65,7 @@ def _do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, etag: str | None = None
         schema_ipc=encode_schema(ranking_schema(list[pa.Field]())),
     )
     pool = PoolSettings(actors=1, cpus_per_actor=0.5)
-    list(do_units(plan, units, str(tmp_path / "run"), _no_worker, pool, StorageOptions()))
+    list(do_units(plan, units, str(tmp_path / "run"), _no_worker, WorkSettings(pool, StorageOptions())))
 
 
 def _input() -> None:
@@ -104,5 +104,5 @@ def test_what_fails_in_a_worker_says_what_to_do(
 def test_a_file_that_changed_is_planned_anew_by_the_same_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with pytest.raises(IncompleteRunError, match=r"in\.parquet: .*has changed.*Run the command again"):
+    with pytest.raises(InputError, match=r"in\.parquet: .*has changed.*Run the command again"):
         _do(monkeypatch, tmp_path, etag="another")

@@ -1,0 +1,107 @@
+"""A run before it is run: units, tokens, hours and memory, without loading weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pipelines.cluster import ray_session
+from pipelines.commit import latest, load_manifest
+from pipelines.inputs import list_inputs
+from pipelines.plan import SkippedFile, Unit, cut_units, usable_surveys
+from pipelines.run import RunSettings
+from pipelines.scorers import ScorerSettings
+from pipelines.side_files import read_side_file
+from pipelines.storage import Storage, absolute, join
+from pipelines.surveys import survey_files
+
+#: Memory of a worker beside its model, in units of ``units.max_bytes``; measured in tests/benchmarks (durable runs).
+WORKER_BYTES_PER_UNIT_BYTE: Final = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """``tokens`` are estimated from bytes; ``tokens_per_s`` is what the last committed run of this name reached, or
+    what was given; ``hours`` follows from it; ``model_bytes`` and ``prompt_bytes`` are None where the weights are not
+    on this machine."""
+
+    files: int
+    skipped_files: tuple[SkippedFile, ...]
+    rows: int
+    units: tuple[Unit, ...]
+    tokens: int
+    largest_row_tokens: int
+    tokens_per_s: float | None
+    hours: float | None
+    depth: int
+    layers: int
+    model_bytes: int | None
+    prompt_bytes: int | None
+    text_bytes: int
+
+    @property
+    def actor_bytes(self) -> int | None:
+        """What one actor takes at most, all together."""
+        if self.model_bytes is None or self.prompt_bytes is None:
+            return None
+        return self.model_bytes + self.prompt_bytes + self.text_bytes
+
+
+def estimate(settings: RunSettings, scorer: ScorerSettings, tokens_per_s: float | None = None) -> Estimate:
+    """What a re-ranking run would do and take; reads the input once. Raises errors of :mod:`qrcore.errors`."""
+    files = list_inputs(settings.inputs, settings.storage)
+    with ray_session(settings.cluster):
+        surveys = survey_files(files, settings.storage)
+    usable, skipped = usable_surveys(surveys, skip_bad_files=settings.skip_bad_files)
+    units = cut_units(usable, "", settings.unit_bytes, settings.unit_rows, settings.row_bytes)
+    tokens = sum(unit.tokens for unit in units)
+    largest = max((int(survey.row_tokens.max(initial=0)) for survey in usable), default=0)
+    rate = tokens_per_s or _last_rate(settings)
+    depth, layers, longest, model_bytes, token_bytes = _model(scorer)
+    largest_unit = max((unit.bytes for unit in units), default=0)
+    return Estimate(
+        files=len(files),
+        skipped_files=skipped,
+        rows=sum(unit.rows for unit in units),
+        units=units,
+        tokens=tokens,
+        largest_row_tokens=largest,
+        tokens_per_s=rate,
+        hours=tokens / rate / 3600 if rate else None,
+        depth=depth,
+        layers=layers,
+        model_bytes=model_bytes,
+        prompt_bytes=None if token_bytes is None else token_bytes * min(largest, longest),
+        text_bytes=int(WORKER_BYTES_PER_UNIT_BYTE * min(largest_unit, max(settings.unit_bytes, settings.row_bytes))),
+    )
+
+
+def _last_rate(settings: RunSettings) -> float | None:
+    storage, output = Storage(settings.output, settings.storage), absolute(settings.output)
+    pointer = latest(storage, output, settings.name)
+    if pointer is None:
+        return None
+    run_uri = join(output, pointer["run_id"])
+    manifest = load_manifest(storage, run_uri)
+    if manifest is None or not any(path.endswith("/report.json") for path in manifest.side_files):
+        return None
+    report: dict[str, Any] = read_side_file(run_uri, manifest.side_files, "report.json", settings.storage)
+    rate = report.get("throughput", {}).get("tokens_per_second")
+    return float(rate) if rate else None
+
+
+def _model(scorer: ScorerSettings) -> tuple[int, int, int, int | None, int | None]:
+    from qrcore.heads import resolve_heads  # torch and transformers, which the other commands do not need
+    from qrcore.models import open_model
+    from qrcore.sizes import model_size
+
+    source = open_model(scorer.model, scorer.revision)
+    heads = resolve_heads(scorer.heads, source.head_set, source.shape)
+    size = model_size(source, heads.depth, bytes_per_value=4 if _on_cpu(scorer) else 2)
+    if size is None:
+        return heads.depth, source.shape.layers, source.max_tokens, None, None
+    return heads.depth, source.shape.layers, source.max_tokens, size.weight_bytes, size.token_bytes
+
+
+def _on_cpu(scorer: ScorerSettings) -> bool:
+    return scorer.dtype == "float32" or (scorer.dtype == "auto" and scorer.device == "cpu")
