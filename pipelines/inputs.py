@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -135,6 +136,21 @@ def read_rows(file: FileInfo, start: int, stop: int, columns: Sequence[str], opt
     Columns that the file lacks are left out. Raises :class:`IncompleteRunError` if the file changed since it was
     planned.
     """
+    with _unchanged(file, options) as parquet:
+        present = [name for name in columns if name in parquet.schema_arrow.names]
+        schema = pa.schema([field for field in parquet.schema_arrow if field.name in present])
+        batches = [batch.replace_schema_metadata(None) for batch in _batches_of(parquet, start, stop, present)]
+        return pa.Table.from_batches(batches, schema=schema)
+
+
+def read_batches(file: FileInfo, start: int, stop: int, options: StorageOptions) -> Iterator[pa.RecordBatch]:
+    """All columns of rows ``start`` to ``stop`` of a file, one batch at a time; raises as :func:`read_rows` does."""
+    with _unchanged(file, options) as parquet:
+        yield from _batches_of(parquet, start, stop, parquet.schema_arrow.names)
+
+
+@contextmanager
+def _unchanged(file: FileInfo, options: StorageOptions) -> Iterator[pq.ParquetFile]:
     storage = Storage(file.uri, options)
     now = storage.info(file.uri)
     if now.etag != file.etag:
@@ -143,11 +159,7 @@ def read_rows(file: FileInfo, start: int, stop: int, columns: Sequence[str], opt
             "Run the command again to plan the new content."
         )
     with storage.open(file.uri) as stream:
-        parquet = pq.ParquetFile(stream)
-        present = [name for name in columns if name in parquet.schema_arrow.names]
-        schema = pa.schema([field for field in parquet.schema_arrow if field.name in present])
-        batches = [batch.replace_schema_metadata(None) for batch in _batches_of(parquet, start, stop, present)]
-        return pa.Table.from_batches(batches, schema=schema)
+        yield pq.ParquetFile(stream)
 
 
 def _batches_of(parquet: pq.ParquetFile, start: int, stop: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

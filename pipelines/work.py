@@ -111,10 +111,11 @@ def do_units(
         for row in written.iter_rows():
             yield json.loads(row["footer"])
     except RayError as error:
-        raise _resumable(unwrapped(error)) from error
+        raise resumable(unwrapped(error)) from error
 
 
-def _resumable(error: BaseException) -> BaseException:
+def resumable(error: BaseException) -> BaseException:
+    """What a stage's failure means for the run: a store that fails leaves it to the same command."""
     if isinstance(error, (StorageError, OSError)):
         return IncompleteRunError(
             f"{_own_words(error).rstrip('.')}. Run the same command again; finished units are kept."
