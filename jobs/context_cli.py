@@ -62,3 +62,48 @@ def _prepare(config_file: str | None, flags: dict[str, Any], assignments: list[s
         result = run_prepare(config, observer)
     show_result(console, result, done="prepared")
     return exit_code(result.manifest.failed, 0)
+
+
+def select(
+    ranked: Annotated[str | None, typer.Option("--input", help="Folder of a committed run of rerank.")] = None,
+    output: Output = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="token_budget, top_k, score_mass, relative_threshold, neighbours or source_quota; "
+            "token_budget where only a budget is given, top_k where only --top is."
+        ),
+    ] = None,
+    budget_tokens: Annotated[int | None, typer.Option(help="Tokens that a context may have.")] = None,
+    top: Annotated[int | None, typer.Option(help="Pieces, or hits with neighbours.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Whose tokens are counted: folder, hub id, embedded.")] = None,
+    name: Name = None,
+    config: Config = None,
+    assignments: Assignments = None,
+    debug: Debug = False,
+) -> None:
+    """Keep what each query needs of its ranked context, as bundles and as chat lines."""
+    flags = {
+        "input.uri": ranked,
+        "output.uri": output,
+        "policy.name": policy or ("top_k" if top is not None and budget_tokens is None else None),
+        "policy.budget_tokens": budget_tokens,
+        "policy.top": top,
+        "tokenizer.id": tokenizer,
+        "name": name,
+    }
+    raise typer.Exit(guarded(lambda: _select(config, flags, assignments or []), debug))
+
+
+def _select(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
+    from jobs.console import ConsoleObserver, show_result
+    from jobs.native_output import native_stderr_held
+    from jobs.select import SelectConfig
+    from jobs.select import select as run_select
+
+    config = validate(SelectConfig, gather(config_file, flags, assignments))
+    console = Console()
+    with native_stderr_held(), ConsoleObserver(console) as observer:
+        result = run_select(config, observer)
+    show_result(console, result, done="selected")
+    return exit_code(result.manifest.failed, len(result.manifest.skipped_files))

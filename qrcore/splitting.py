@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Final, Literal
 
 from qrcore.errors import ConfigError
@@ -147,7 +148,7 @@ def _spans(text: str, cuts: Iterable[int]) -> list[Span]:
     one after it."""
     edges = [0, *sorted({cut for cut in cuts if 0 < cut < len(text)}), len(text)]
     kept: list[Span] = []
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         blank = not text[start:stop].strip()
         if kept and (blank or not text[kept[-1].start : kept[-1].stop].strip()):
             kept[-1] = Span(kept[-1].start, stop)

@@ -181,6 +181,10 @@ class PrepareReportBuilder:
             provenance=plan.provenance,
         )
 
+    def _distribution(self, name: str) -> Distribution:
+        values = self._numbers[name]
+        return distribution(np.concatenate(values).tolist() if values else [])
+
     def _groups(self) -> Sequence[ErrorGroup]:
         return [
             ErrorGroup(code=key[0], kind=key[1], count=count, examples=tuple(map(_example, self._errors[key])))
