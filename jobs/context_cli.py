@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from jobs.settings import validate
-from jobs.shell import exit_code, gather, guarded
+from jobs.shell import COMMITTED, exit_code, gather, guarded
 
 Config = Annotated[str | None, typer.Option(help="YAML file with all settings.")]
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; repeatable.")]
@@ -107,3 +107,66 @@ def _select(config_file: str | None, flags: dict[str, Any], assignments: list[st
         result = run_select(config, observer)
     show_result(console, result, done="selected")
     return exit_code(result.manifest.failed, len(result.manifest.skipped_files))
+
+
+Qrels = Annotated[str | None, typer.Option(help="Judgements: Parquet, TREC or BEIR's tsv.")]
+Folder = Annotated[str | None, typer.Option(help="Folder for what is found, local or s3://.")]
+Measures = Annotated[
+    list[str] | None, typer.Option("--measure", help="ndcg@K, recall@K, any@K, all@K, map, mrr, precision@K; repeatable.")
+]
+
+
+def evaluate(
+    runs: Annotated[
+        list[str] | None, typer.Option("--input", help="Committed run, TREC run file or Parquet; repeatable.")
+    ] = None,
+    qrels: Qrels = None,
+    output: Folder = None,
+    measures: Measures = None,
+    trec: Annotated[bool, typer.Option("--trec", help="Write TREC files, too.")] = False,
+    config: Config = None,
+    assignments: Assignments = None,
+    debug: Debug = False,
+) -> None:
+    """Measure rankings or bundles against judgements, and test the differences between runs."""
+    flags = {"runs": runs or None, "qrels": qrels, "output": output, "measures": measures or None, "trec": trec or None}
+    raise typer.Exit(guarded(lambda: _evaluate(config, flags, assignments or []), debug))
+
+
+def _evaluate(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
+    from jobs.console import show_line
+    from jobs.evaluate import EvaluateConfig, show_evaluation
+    from jobs.evaluate import evaluate as run_evaluation
+
+    config = validate(EvaluateConfig, gather(config_file, flags, assignments))
+    console = Console()
+    show_evaluation(console, run_evaluation(config))
+    show_line(console, ("evaluated", "bold green"), f"  {config.output}/evaluation.json")
+    return COMMITTED
+
+
+def compare(
+    run_a: Annotated[str, typer.Argument(help="Committed run, TREC run file or Parquet.")],
+    run_b: Annotated[str, typer.Argument(help="Another one of the same kind.")],
+    qrels: Qrels = None,
+    output: Folder = None,
+    measures: Measures = None,
+    config: Config = None,
+    assignments: Assignments = None,
+    debug: Debug = False,
+) -> None:
+    """Compare two runs query by query, with a page that shows where each is better."""
+    flags = {"runs": [run_a, run_b], "qrels": qrels, "output": output, "measures": measures or None}
+    raise typer.Exit(guarded(lambda: _compare(config, flags, assignments or []), debug))
+
+
+def _compare(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
+    from jobs.console import show_line
+    from jobs.evaluate import EvaluateConfig, show_evaluation
+    from jobs.evaluate import compare as run_comparison
+
+    config = validate(EvaluateConfig, gather(config_file, flags, assignments))
+    console = Console()
+    show_evaluation(console, run_comparison(config).evaluation)
+    show_line(console, ("compared", "bold green"), f"  {config.output}/compare.html")
+    return COMMITTED

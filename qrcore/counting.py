@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from transformers import AutoTokenizer
@@ -24,21 +25,7 @@ class TextTokenizer:
     @classmethod
     def load(cls, name: str, revision: str | None = None) -> TextTokenizer:
         """The tokenizer of a model folder, a hub id or a shipped model. Raises :class:`ConfigError`."""
-        place = str(embedded_folder(name)) if name in EMBEDDED_MODELS else name
-        try:
-            loaded = AutoTokenizer.from_pretrained(place, revision=revision)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-            raise ConfigError(
-                f"tokenizer {name!r}: expected a folder with a tokenizer or a hub id; {_first_line(error)}. "
-                "Correct the name."
-            ) from error
-        if not getattr(loaded, "is_fast", False):
-            raise ConfigError(
-                f"tokenizer {name!r}: expected one with character offsets (a tokenizer.json). Convert it with "
-                "transformers."
-            )
-        backend = loaded.backend_tokenizer
-        return cls(name, hashlib.sha256(backend.to_str().encode()).hexdigest(), _plain(backend))
+        return _load(name, revision)
 
     def count(self, text: str) -> int:
         """Tokens of ``text``."""
@@ -51,6 +38,25 @@ class TextTokenizer:
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """Half-open character spans of the tokens of ``text``."""
         return list(self.backend.encode(text, add_special_tokens=False).offsets)
+
+
+@lru_cache(maxsize=4)
+def _load(name: str, revision: str | None) -> TextTokenizer:
+    place = str(embedded_folder(name)) if name in EMBEDDED_MODELS else name
+    try:
+        loaded = AutoTokenizer.from_pretrained(place, revision=revision)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise ConfigError(
+            f"tokenizer {name!r}: expected a folder with a tokenizer or a hub id; {_first_line(error)}. "
+            "Correct the name."
+        ) from error
+    if not getattr(loaded, "is_fast", False):
+        raise ConfigError(
+            f"tokenizer {name!r}: expected one with character offsets (a tokenizer.json). Convert it with "
+            "transformers."
+        )
+    backend = loaded.backend_tokenizer
+    return TextTokenizer(name, hashlib.sha256(backend.to_str().encode()).hexdigest(), _plain(backend))
 
 
 def _plain(backend: Any) -> Any:

@@ -10,10 +10,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from qrcore.errors import ConfigError, ScoreError
 
-#: Segments one after the other, titles on a line of their own, an empty line between two.
+#: Segments one after the other, titles on a line of their own, an empty line between two; white space at the end of a
+#: piece belongs to the place that it was cut at.
 CONTEXT_TEMPLATE: Final = (
     "{% for segment in segments %}{% if segment.title %}{{ segment.title }}\n{% endif %}"
-    "{{ segment.text }}{% if not loop.last %}\n\n{% endif %}{% endfor %}"
+    "{{ segment.text.rstrip() }}{% if not loop.last %}\n\n{% endif %}{% endfor %}"
 )
 _FILE: Final = "<template>"
 
