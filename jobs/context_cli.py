@@ -112,7 +112,8 @@ def _select(config_file: str | None, flags: dict[str, Any], assignments: list[st
 Qrels = Annotated[str | None, typer.Option(help="Judgements: Parquet, TREC or BEIR's tsv.")]
 Folder = Annotated[str | None, typer.Option(help="Folder for what is found, local or s3://.")]
 Measures = Annotated[
-    list[str] | None, typer.Option("--measure", help="ndcg@K, recall@K, any@K, all@K, map, mrr, precision@K; repeatable.")
+    list[str] | None,
+    typer.Option("--measure", help="ndcg@K, recall@K, any@K, all@K, map, mrr, precision@K; repeatable."),
 ]
 
 

@@ -35,12 +35,18 @@ class RankedConfig(Section):
 class PolicyConfig(Section):
     """Which pieces are kept."""
 
-    name: Literal[
-        "top_k", "token_budget", "score_mass", "relative_threshold", "neighbours", "source_quota"
-    ] = setting("token_budget", "What decides.", affects_output=True, flag="--policy")
-    top: int = setting(10, "Pieces (top_k, source_quota) or hits (neighbours).", affects_output=True, gt=0, flag="--top")
+    name: Literal["top_k", "token_budget", "score_mass", "relative_threshold", "neighbours", "source_quota"] = setting(
+        "token_budget", "What decides.", affects_output=True, flag="--policy"
+    )
+    top: int = setting(
+        10, "Pieces (top_k, source_quota) or hits (neighbours).", affects_output=True, gt=0, flag="--top"
+    )
     budget_tokens: int | None = setting(
-        None, "Tokens of the context, with every policy; empty: no limit.", affects_output=True, ge=0, flag="--budget-tokens"
+        None,
+        "Tokens of the context, with every policy; empty: no limit.",
+        affects_output=True,
+        ge=0,
+        flag="--budget-tokens",
     )
     overflow: Literal["skip", "stop"] = setting(
         "skip", "A piece beyond the budget is skipped, or ends the choice.", affects_output=True
@@ -81,7 +87,10 @@ class TokenizerConfig(Section):
     """The model that will read the context."""
 
     id: str = setting(
-        "embedded", "Whose tokens are counted: a folder, hub id or shipped model.", affects_output=True, flag="--tokenizer"
+        "embedded",
+        "Whose tokens are counted: a folder, hub id or shipped model.",
+        affects_output=True,
+        flag="--tokenizer",
     )
     revision: str | None = setting(None, "Revision of a hub tokenizer.", affects_output=True)
 

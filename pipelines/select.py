@@ -73,6 +73,11 @@ def open_ranked(uri: str, options: StorageOptions) -> RankedRun:
             f"input {uri}: expected a committed run of rerank, found "
             f"{f'one of {manifest.job}' if manifest else 'none'}. Rank the context first, then give that run's folder."
         )
+    for file in plan.files:
+        if Storage(file.uri, options).info(file.uri).etag != file.etag:
+            raise InputError(
+                f"{file.uri}: expected the file as it was ranked (tag {file.etag}), it has changed. Rank it again."
+            )
     return RankedRun(
         uri=place,
         run_id=manifest.run_id,

@@ -191,9 +191,7 @@ class Bundler:
         rendered = self.tokenizer.count(render([piece.position for piece in first]))
         return max(0, -(-(rendered - sum(piece.tokens for piece in first)) // 2))
 
-    def _segments(
-        self, candidates: Sequence[Row], pieces: Sequence[Piece], positions: Sequence[int]
-    ) -> list[Segment]:
+    def _segments(self, candidates: Sequence[Row], pieces: Sequence[Piece], positions: Sequence[int]) -> list[Segment]:
         at = {piece.position: piece for piece in pieces}
         groups: list[list[int]] = []
         for position in positions:
@@ -208,7 +206,12 @@ class Bundler:
         if self._settings.policy != "neighbours" or second != first + 1:
             return False
         known = before.get("source_id") is not None and before["source_id"] == after.get("source_id")
-        return known and after.get("start") is not None and before.get("stop") is not None and after["start"] <= before["stop"]
+        return (
+            known
+            and after.get("start") is not None
+            and before.get("stop") is not None
+            and after["start"] <= before["stop"]
+        )
 
     def _segment(self, candidates: Sequence[Row], group: Sequence[Piece]) -> Segment:
         rows = [candidates[piece.position] for piece in group]

@@ -52,8 +52,7 @@ def _load(name: str, revision: str | None) -> TextTokenizer:
         ) from error
     if not getattr(loaded, "is_fast", False):
         raise ConfigError(
-            f"tokenizer {name!r}: expected one with character offsets (a tokenizer.json). Convert it with "
-            "transformers."
+            f"tokenizer {name!r}: expected one with character offsets (a tokenizer.json). Convert it with transformers."
         )
     backend = loaded.backend_tokenizer
     return TextTokenizer(name, hashlib.sha256(backend.to_str().encode()).hexdigest(), _plain(backend))

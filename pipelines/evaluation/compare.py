@@ -9,7 +9,7 @@ from typing import Any, Final
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipelines.evaluation.evaluate import Evaluation, EvaluateSettings, Measured, evaluation_of, measure_all
+from pipelines.evaluation.evaluate import EvaluateSettings, Evaluation, Measured, evaluation_of, measure_all
 from pipelines.inputs import read_rows
 from pipelines.labels import Qrels
 from pipelines.report import charts
@@ -125,9 +125,7 @@ def render(report: ComparisonReport) -> str:
 
 def _pairs(report: ComparisonReport) -> list[dict[str, Any]]:
     of_a, of_b = ({value.measure: value for value in run.values} for run in report.evaluation.runs)
-    return [
-        {"a": of_a[one.measure], "b": of_b[one.measure], "test": one} for one in report.evaluation.comparisons
-    ]
+    return [{"a": of_a[one.measure], "b": of_b[one.measure], "test": one} for one in report.evaluation.comparisons]
 
 
 def _chart(report: ComparisonReport) -> Markup | None:

@@ -196,17 +196,13 @@ def _comparisons(measured: Sequence[Measured], settings: EvaluateSettings) -> li
     pairs = list(combinations(measured, 2))
     found = []
     for name in measured[0].values if pairs else ():
-        tested = [
-            randomisation_test(a.values[name], b.values[name], settings.seed, settings.rounds) for a, b in pairs
-        ]
+        tested = [randomisation_test(a.values[name], b.values[name], settings.seed, settings.rounds) for a, b in pairs]
         for (a, b), p, p_holm in zip(pairs, tested, holm(tested), strict=True):
             found.append(_comparison(a, b, name, p, p_holm, settings))
     return found
 
 
-def _comparison(
-    a: Measured, b: Measured, name: str, p: float, p_holm: float, settings: EvaluateSettings
-) -> Comparison:
+def _comparison(a: Measured, b: Measured, name: str, p: float, p_holm: float, settings: EvaluateSettings) -> Comparison:
     first, second = a.values[name], b.values[name]
     interval = paired_bootstrap(first, second, settings.seed, settings.rounds)
     return Comparison(
@@ -231,7 +227,9 @@ def _per_query(measured: Sequence[Measured]) -> bytes:
         for name, by_query in one.values.items()
         for query_id, value in by_query.items()
     ]
-    schema = pa.schema([("run", pa.string()), ("query_id", pa.string()), ("measure", pa.string()), ("value", pa.float64())])
+    schema = pa.schema(
+        [("run", pa.string()), ("query_id", pa.string()), ("measure", pa.string()), ("value", pa.float64())]
+    )
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink)
     return sink.getvalue()

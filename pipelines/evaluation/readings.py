@@ -66,9 +66,11 @@ def _committed(name: str, place: str, storage: Storage, options: StorageOptions)
             f"{f'one of {manifest.job}' if manifest else 'no manifest'}. Finish it, or name another."
         )
     kind = "ranking" if manifest.job == "rerank" else "bundle"
-    columns = ["query_id", "source", "error", "ranking"] if kind == "ranking" else [
-        "query_id", "source", "error", "segments", "context_tokens", "source_tokens"
-    ]
+    columns = (
+        ["query_id", "source", "error", "ranking"]
+        if kind == "ranking"
+        else ["query_id", "source", "error", "segments", "context_tokens", "source_tokens"]
+    )
     reading = Reading(name, kind, {})
     failed: list[str] = []
     unnamed = 0

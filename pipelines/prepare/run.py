@@ -27,8 +27,8 @@ from pipelines.commit import CommittedObject, Manifest, commit, load_manifest, p
 from pipelines.identity import code_version, content_hash, input_hash, package_versions, run_id
 from pipelines.labels import load_qrels
 from pipelines.plan import PLAN_FILE
-from pipelines.prepare.report import PrepareReportBuilder
 from pipelines.prepare.recipes import recipe
+from pipelines.prepare.report import PrepareReportBuilder
 from pipelines.prepare.sources import Part, cut_file, list_sources
 from pipelines.prepare.splitters import SplitSettings, make_splitter
 from pipelines.prepare.tables import index_corpus, load_corpus, load_queries, load_run

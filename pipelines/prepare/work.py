@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 import ray
 from pydantic import BaseModel, ConfigDict
 
-from pipelines.prepare.records import Prepared, Row, shard_row, shard_schema
 from pipelines.prepare.recipes import Tools, recipe
+from pipelines.prepare.records import Prepared, Row, shard_row, shard_schema
 from pipelines.prepare.sources import Part, SourceRow, read_part
 from pipelines.prepare.splitters import SplitSettings, make_splitter
 from pipelines.prepare.tables import Bm25Candidates, RunCandidates, named

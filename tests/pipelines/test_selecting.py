@@ -22,7 +22,14 @@ TEXT = "\n\n".join(
 def row(texts: list[str] | None = None, **changes: Any) -> dict[str, Any]:
     spans = paragraphs(TEXT)
     candidates = [
-        {"doc_id": f"a/{n}", "title": None, "text": TEXT[s.start : s.stop], "source_id": "a", "start": s.start, "stop": s.stop}
+        {
+            "doc_id": f"a/{n}",
+            "title": None,
+            "text": TEXT[s.start : s.stop],
+            "source_id": "a",
+            "start": s.start,
+            "stop": s.stop,
+        }
         for n, s in enumerate(spans)
     ]
     if texts is not None:
@@ -64,7 +71,11 @@ def test_what_every_bundle_keeps(policy: str, order: list[int], budget: int | No
 @given(order=st.permutations(range(5)), small=st.integers(0, 50), more=st.integers(0, 30))
 def test_a_larger_budget_holds_the_smaller_bundle(order: list[int], small: int, more: int) -> None:
     kept = [
-        {name for one in bundle(row(), order, budget_tokens=budget, overflow="stop")["segments"] for name in one["doc_ids"]}
+        {
+            name
+            for one in bundle(row(), order, budget_tokens=budget, overflow="stop")["segments"]
+            for name in one["doc_ids"]
+        }
         for budget in (small, small + more)
     ]
     assert kept[0] <= kept[1]

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.prepare.records import Piece, Prepared, text_of
 from pipelines.prepare.recipes import Recipe, Tools
 from pipelines.prepare.recipes.documents import cut
+from pipelines.prepare.records import Piece, Prepared, text_of
 
 QUESTION = "Is this claim about the book true or false? {claim}"
 

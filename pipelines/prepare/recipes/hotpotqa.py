@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.prepare.records import Piece, Prepared, invalid, text_of
 from pipelines.prepare.recipes import Recipe, Tools
+from pipelines.prepare.records import Piece, Prepared, invalid, text_of
 
 
 def prepare(row: dict[str, Any], tools: Tools) -> Iterator[Prepared]:

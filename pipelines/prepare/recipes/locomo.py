@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.prepare.records import Piece, Prepared, list_of, struct_of, text_of
 from pipelines.prepare.recipes import Recipe, Tools
 from pipelines.prepare.recipes.dialogue import content, speaker
+from pipelines.prepare.records import Piece, Prepared, list_of, struct_of, text_of
 
 _TURN = re.compile(r"D(\d+):(\d+)")
 _ADVERSARIAL = 5

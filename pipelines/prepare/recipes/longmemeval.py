@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.prepare.records import Piece, Prepared, invalid, list_of, struct_of, text_of
 from pipelines.prepare.recipes import Recipe, Tools
 from pipelines.prepare.recipes.dialogue import turn_pieces
+from pipelines.prepare.records import Piece, Prepared, invalid, list_of, struct_of, text_of
 
 _TURNS_OF_A_ROUND = 2
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.prepare.records import Prepared, invalid, list_of, struct_of, text_of
 from pipelines.prepare.recipes import Recipe, Tools
 from pipelines.prepare.recipes.dialogue import turn_pieces
+from pipelines.prepare.records import Prepared, invalid, list_of, struct_of, text_of
 
 
 def prepare(row: dict[str, Any], tools: Tools) -> Iterator[Prepared]:

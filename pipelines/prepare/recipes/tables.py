@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.prepare.records import Prepared, text_of
 from pipelines.prepare.recipes import Recipe, Tools
+from pipelines.prepare.records import Prepared, text_of
 from qrcore.errors import ConfigError
 
 

@@ -68,8 +68,19 @@ def committed(
         path="data/u.parquet", unit_id="u", size=1, sha256=sha256, rows=len(rows), scored=len(rows), failed=0
     )
     manifest = Manifest(
-        run_id=folder.name, job=job, name=job, driver="d", committed_at="2026-01-01T00:00:00+00:00", config_hash="c",
-        input_hash="i", rows=len(rows), scored=len(rows), failed=0, skipped_files=(), objects=(entry,), side_files=(),
+        run_id=folder.name,
+        job=job,
+        name=job,
+        driver="d",
+        committed_at="2026-01-01T00:00:00+00:00",
+        config_hash="c",
+        input_hash="i",
+        rows=len(rows),
+        scored=len(rows),
+        failed=0,
+        skipped_files=(),
+        objects=(entry,),
+        side_files=(),
         provenance={},
     )
     (folder / "_manifest.json").write_text(manifest.model_dump_json())
@@ -101,7 +112,9 @@ def test_values_are_trec_evals_with_ties_and_missing_queries(orders: dict[str, l
     names = {"ndcg@3": "ndcg_cut_3", "recall@3": "recall_3", "any@3": "success_3", "map": "map", "mrr": "recip_rank",
              "precision@3": "P_3"}  # fmt: skip
     ours = measure(reading, QRELS, list(names))
-    evaluator = pytrec_eval.RelevanceEvaluator(QRELS, {"ndcg_cut.3", "recall.3", "success.3", "map", "recip_rank", "P.3"})
+    evaluator = pytrec_eval.RelevanceEvaluator(
+        QRELS, {"ndcg_cut.3", "recall.3", "success.3", "map", "recip_rank", "P.3"}
+    )
     scored = {q: {d: float(-n) for n, d in enumerate(found)} for q, found in reading.rankings.items() if q in QRELS}
     theirs = evaluator.evaluate(scored)
     for name, trec_name in names.items():
@@ -154,7 +167,9 @@ def test_the_randomisation_test_is_the_exact_one() -> None:
     differences = [a[q] - b[q] for q in a]
     signs = list(itertools.product((-1, 1), repeat=4))
     observed = abs(sum(differences)) - 1e-12
-    exact = sum(abs(sum(s * d for s, d in zip(one, differences, strict=True))) >= observed for one in signs) / len(signs)
+    exact = sum(abs(sum(s * d for s, d in zip(one, differences, strict=True))) >= observed for one in signs) / len(
+        signs
+    )
     assert randomisation_test(a, b, seed=1, rounds=20_000) == pytest.approx(exact, abs=0.015)
     assert randomisation_test(b, a, seed=1, rounds=999) == randomisation_test(a, b, seed=1, rounds=999)
     with pytest.raises(InputError, match="same queries"):
@@ -171,7 +186,9 @@ def test_holms_correction(p: list[float]) -> None:
 
 
 def test_bundles_have_measures_of_their_own() -> None:
-    reading = Reading("b", "bundle", {"q1": ("a", "x"), "q2": ("d",)}, {"q1": BundleSize(50, 200), "q2": BundleSize(0, 9)})
+    reading = Reading(
+        "b", "bundle", {"q1": ("a", "x"), "q2": ("d",)}, {"q1": BundleSize(50, 200), "q2": BundleSize(0, 9)}
+    )
     values = measure(reading, QRELS, ["gold_recall", "any_gold", "all_gold", "tokens_kept", "gold_per_1k_tokens"])
     assert values["gold_recall"] == pytest.approx({"q1": 1 / 3, "q2": 0.0, "q3": 0.0})
     assert values["any_gold"] == {"q1": 1.0, "q2": 0.0, "q3": 0.0}
@@ -182,9 +199,7 @@ def test_bundles_have_measures_of_their_own() -> None:
 
 def test_a_trec_run_and_a_parquet_run_are_read_by_rank(tmp_path: Path) -> None:
     (tmp_path / "a.run").write_text("q1 Q0 b 2 9.0 t\nq1 Q0 a 1 1.0 t\n")
-    pq.write_table(
-        pa.table({"query_id": ["q1", "q1"], "doc_id": ["b", "a"], "rank": [2, 1]}), tmp_path / "b.parquet"
-    )
+    pq.write_table(pa.table({"query_id": ["q1", "q1"], "doc_id": ["b", "a"], "rank": [2, 1]}), tmp_path / "b.parquet")
     for name in ("a.run", "b.parquet"):
         assert read_reading(str(tmp_path / name), OPTIONS).rankings == {"q1": ("a", "b")}
     (tmp_path / "beir.tsv").write_text("query-id\tcorpus-id\tscore\nq1\ta\t1\n")

@@ -91,9 +91,7 @@ CLIPPER: dict[str, Any] = {
 QMSUM: dict[str, Any] = {
     "topic_list": [{"topic": "Budget", "relevant_text_span": [["0", "1"]]}],
     "general_query_list": [{"query": "Summarize the meeting.", "answer": "They spoke of money."}],
-    "specific_query_list": [
-        {"query": "What was decided?", "answer": "To wait.", "relevant_text_span": [["1", "2"]]}
-    ],
+    "specific_query_list": [{"query": "What was decided?", "answer": "To wait.", "relevant_text_span": [["1", "2"]]}],
     "meeting_transcripts": [
         {"speaker": "Chair", "content": "Money?"},
         {"speaker": "Bo", "content": "Little."},

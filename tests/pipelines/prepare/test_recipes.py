@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.prepare import recipes
-from pipelines.prepare.records import Prepared
 from pipelines.prepare.recipes import Tools
+from pipelines.prepare.records import Prepared
 from pipelines.prepare.splitters import SplitSettings, make_splitter
 from qrcore.errors import ConfigError, ScoreError
 from qrcore.splitting import rebuild
@@ -102,7 +102,9 @@ def test_qmsum_spans_are_inclusive_turns() -> None:
 
 def test_a_document_with_a_table_of_queries() -> None:
     queries = {"a": [("q1", "one?")], "": [("all", "any?")]}
-    rows = made("documents", {"document_id": "a", "text": "x\n\ny"}, queries=queries, split=make_splitter(SplitSettings()))
+    rows = made(
+        "documents", {"document_id": "a", "text": "x\n\ny"}, queries=queries, split=make_splitter(SplitSettings())
+    )
     assert [(one.query_id, len(one.pieces)) for one in rows] == [("q1", 2), ("a/all", 2)]
     with pytest.raises(ScoreError, match="document 'b': expected queries"):
         made("documents", {"document_id": "b", "text": "x"}, queries={"a": [("q1", "one?")]})

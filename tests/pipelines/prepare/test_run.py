@@ -63,7 +63,9 @@ def corpus(tmp_path: Path) -> str:
 
 
 def test_a_trec_run_is_joined_with_queries_and_corpus(tmp_path: Path, corpus: str) -> None:
-    queries = lines(tmp_path / "queries.jsonl", [*QUERIES, {"query_id": "q3", "query": "x"}, {"query_id": "q4", "query": "y"}])
+    queries = lines(
+        tmp_path / "queries.jsonl", [*QUERIES, {"query_id": "q3", "query": "x"}, {"query_id": "q4", "query": "y"}]
+    )
     (tmp_path / "run.txt").write_text(
         "q1 Q0 d3 1 2.5 tag\nq1 Q0 d1 2 2.5 tag\nq2 Q0 d2 0 1.0 tag\nq3 Q0 d1 1 1 tag\nq3 Q0 gone 2 1 tag\n"
     )
@@ -236,7 +238,10 @@ def test_what_cannot_work_is_said_at_once(
         "half": lines(tmp_path / "half.txt", ["q1 0 d1 0.5"]),
     }
     if isinstance(changes.get("input"), dict):
-        given = {key: str(files.get(value, value)) if isinstance(value, str) else value for key, value in changes["input"].items()}
+        given = {
+            key: str(files.get(value, value)) if isinstance(value, str) else value
+            for key, value in changes["input"].items()
+        }
         changes = {**changes, "input": given}
     with pytest.raises(error, match=message):
         prepared(recipe, lines(tmp_path / "in.jsonl", QUERIES), tmp_path / "out", **changes)
