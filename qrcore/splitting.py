@@ -23,7 +23,9 @@ TokenOffsets = Callable[[str], Sequence[tuple[int, int]]]
 _BLANK_LINES: Final = re.compile(r"\n[^\S\n]*\n\s*")
 # After closing punctuation and whatever quotes or brackets close with it, before white space. Abbreviations cut too:
 # a piece may then begin inside a sentence, which loses nothing.
-_SENTENCE_ENDS: Final = re.compile(r"[.!?…。！？][\"'”’)\]]*\s+|\n\s*\n\s*")
+_SENTENCE_ENDS: Final = re.compile(
+    r"[.!?\u2026][\"'\u201d\u2019)\]]*\s+|[\u3002\uff01\uff1f][\u201d\u2019\u300d\u300f]*\s*|\n\s*\n\s*"
+)
 
 
 def whole(text: str) -> list[Span]:
@@ -65,13 +67,14 @@ def by_sentences(offsets: TokenOffsets, max_tokens: int) -> Splitter:
 
     def split(text: str) -> list[Span]:
         starts = _token_starts(offsets(text))
-        sentences = [match.span() for match in _SENTENCE_ENDS.finditer(text)]
+        matches = _SENTENCE_ENDS.finditer(text)
+        sentences = [(match.start() + len(match[0].rstrip()), match.end()) for match in matches]
         cuts: list[int] = []
         begun = done = 0  # tokens before the piece, tokens taken into it so far
         last_end = 0
         for closing, end in (*sentences, (len(text), len(text))):
-            # A token may begin with the white space before its word: what follows the closing mark is not counted.
-            reached = bisect_left(starts, closing + 1)
+            # A token may begin with the white space before its word: it belongs to the next sentence.
+            reached = bisect_left(starts, closing)
             if reached - begun > max_tokens and done > begun:
                 cuts.append(last_end)
                 begun = done

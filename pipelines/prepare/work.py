@@ -224,8 +224,10 @@ class _UnitWriter:
             **self._counts,
             "errors": dict(self._errors),
             "objects": self._objects,
-            "labels": [*self._labels("qrels", self._judgements, QRELS_SCHEMA)]
-            + [*self._labels("answers", self._answers, ANSWERS_SCHEMA)],
+            "labels": [
+                *self._labels("qrels", self._judgements, QRELS_SCHEMA),
+                *self._labels("answers", self._answers, ANSWERS_SCHEMA),
+            ],
         }
         table = pa.Table.from_pylist(self._notes, schema=MARKER_SCHEMA)
         data = _parquet(table.replace_schema_metadata({MARKER_KEY: json.dumps(footer).encode()}))

@@ -60,6 +60,8 @@ def test_what_pieces_are() -> None:
     assert texts(splitting.paragraphs, text) == ["  One.\n\n", "Two. Three!\n \n", "Four"]
     assert texts(splitting.by_sentences(words, 2), "A b. C. D e f g. H.") == ["A b. ", "C. ", "D e ", "f g. ", "H."]
     assert texts(splitting.by_sentences(words, 3), "A b. C. D e f g. H.") == ["A b. C. ", "D e f ", "g. H."]
+    assert texts(splitting.by_sentences(words, 1), "\u6f22\u3002\u5b57\uff01 x") == ["\u6f22\u3002\u5b57\uff01 ", "x"]
+    assert texts(splitting.by_sentences(words, 2), 'A b." (C d.) E') == ['A b." ', "(C d.) ", "E"]
     assert texts(splitting.by_tokens(words, 3, 1), "a b c d e f") == ["a b c ", "c d e ", "e f"]
     assert texts(splitting.by_pattern("^CHAPTER"), "Title\nCHAPTER 1\nx\nCHAPTER 2\ny") == [
         "Title\n",
@@ -94,7 +96,7 @@ def test_an_overlap_as_large_as_the_window_is_refused() -> None:
 
 
 def test_an_unknown_tokenizer_is_refused() -> None:
-    with pytest.raises(ConfigError, match="tokenizer './nowhere'"):
+    with pytest.raises(ConfigError, match=r"tokenizer '\./nowhere'"):
         TextTokenizer.load("./nowhere")
 
 

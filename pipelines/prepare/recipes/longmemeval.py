@@ -22,8 +22,8 @@ def prepare(row: dict[str, Any], tools: Tools) -> Iterator[Prepared]:
     names, dates = list_of(row, "haystack_session_ids"), list_of(row, "haystack_dates")
     if not len(sessions) == len(names) == len(dates):
         raise invalid(
-            f"haystack: expected as many sessions as ids and dates, got {len(sessions)}, {len(names)} and {len(dates)}. "
-            "Correct the row."
+            f"haystack: expected as many sessions as ids and dates, got {len(sessions)}, {len(names)} and "
+            f"{len(dates)}. Correct the row."
         )
     pieces: list[Piece] = []
     marked: dict[str, int] = {}

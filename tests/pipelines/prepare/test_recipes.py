@@ -121,7 +121,8 @@ def test_a_dialogue_is_rebuilt_from_its_pieces(turns: list[tuple[str, str]]) -> 
         assert rebuild((piece.start or 0, piece.text) for piece in one.pieces) == text
         assert all(text[piece.start : piece.stop] == piece.text for piece in one.pieces)
         if together == 1:
-            assert [piece.text.removeprefix(f"{role}: ")[:-1] for piece, (role, _) in zip(one.pieces, turns)] == [
+            both = zip(one.pieces, turns, strict=True)
+            assert [piece.text.removeprefix(f"{role}: ")[:-1] for piece, (role, _) in both] == [
                 said for _, said in turns
             ]
 
