@@ -42,7 +42,7 @@ class TextTemplate:
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             raise ScoreError(
                 "template_error",
-                f"{self._name}, line {_line_of(error)}: expected to render it, got {error}. Correct the line.",
+                f"{self._name}, line {_line_of(error)}: expected to render it, got {str(error).rstrip('.')}. Correct the line.",
                 stage="render",
             ) from error
 
