@@ -40,9 +40,10 @@ class TextTemplate:
         try:
             return self._template.render(**values)
         except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+            said = str(error).rstrip(".")
             raise ScoreError(
                 "template_error",
-                f"{self._name}, line {_line_of(error)}: expected to render it, got {str(error).rstrip('.')}. Correct the line.",
+                f"{self._name}, line {_line_of(error)}: expected to render it, got {said}. Correct the line.",
                 stage="render",
             ) from error
 
