@@ -84,7 +84,9 @@ def show_evaluation(console: Console, evaluation: Evaluation) -> None:
     for run in evaluation.runs:
         if run.missing:
             listed = ", ".join(run.missing_queries) + (", …" if run.missing > len(run.missing_queries) else "")
-            console.print(f"{run.name}: {run.missing} queries count as zero, they are missing: {listed}", markup=False)
+            console.print(
+                f"{run.name}: missing, counted as zero: {run.missing} ({listed})", highlight=False, markup=False
+            )
     for one in evaluation.comparisons:
         console.print(
             f"{one.measure}: {one.a} − {one.b} = {one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}], "
