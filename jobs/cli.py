@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
-import signal
 import sys
-import traceback
-from types import FrameType
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
-from jobs import operate
+from jobs import context_cli, operate
 from jobs.config import RerankConfig
 from jobs.demo import QUESTIONS, show_demo
 from jobs.demo import demo as run_demo
-from jobs.settings import Values, merge, nest, parse_assignments, read_config_file, validate
-from qrcore.errors import (
-    ConfigError,
-    ErrorLimitError,
-    IncompleteRunError,
-    InputError,
-    PlanConflictError,
-    QRBatchError,
-    RunHeldError,
-    StorageError,
-    TrainingError,
-)
-
-COMMITTED: Final = 0
-DEFECT: Final = 1
-BAD_INPUT: Final = 2
-COMMITTED_WITH_FAILURES: Final = 3
-RESUMABLE: Final = 4
-TOO_MANY_ERRORS: Final = 5
-HELD: Final = 6
+from jobs.settings import validate
+from jobs.shell import COMMITTED, exit_code, gather, guarded
 
 app = typer.Typer(
     name="qrbatch",
@@ -49,6 +26,9 @@ app = typer.Typer(
 
 heads_app = typer.Typer(help="Head sets: list, show, validate against a model, compare.", no_args_is_help=True)
 app.add_typer(heads_app, name="heads")
+
+for command in (context_cli.prepare, context_cli.select, context_cli.evaluate, context_cli.compare):
+    app.command()(command)
 
 Debug = Annotated[bool, typer.Option(help="Show the traceback of an error.")]
 
@@ -93,7 +73,7 @@ def rerank(
         "name": name,
         "qrels": qrels,
     }
-    raise typer.Exit(_guarded(lambda: _rerank(config, flags, assignments or []), debug))
+    raise typer.Exit(guarded(lambda: _rerank(config, flags, assignments or []), debug))
 
 
 def _rerank(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
@@ -101,7 +81,7 @@ def _rerank(config_file: str | None, flags: dict[str, Any], assignments: list[st
     from jobs.native_output import native_stderr_held
     from jobs.rerank import rerank as run_rerank
 
-    config = validate(RerankConfig, _gather(config_file, flags, assignments))
+    config = validate(RerankConfig, gather(config_file, flags, assignments))
     console = Console()
     with native_stderr_held(), ConsoleObserver(console) as observer:
         result = run_rerank(config, observer)
@@ -117,7 +97,7 @@ def demo(
     debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
 ) -> None:
     """Re-rank real questions over this Python's own documentation with the embedded model."""
-    raise typer.Exit(_guarded(lambda: _demo(output, questions, split), debug))
+    raise typer.Exit(guarded(lambda: _demo(output, questions, split), debug))
 
 
 def _demo(output: str, questions: str, split: str | None) -> int:
@@ -164,7 +144,7 @@ def detect(
         "reading.prompt": prompt,
         "name": name,
     }
-    raise typer.Exit(_guarded(lambda: _detect(config, flags, assignments or []), debug))
+    raise typer.Exit(guarded(lambda: _detect(config, flags, assignments or []), debug))
 
 
 def _detect(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
@@ -174,7 +154,7 @@ def _detect(config_file: str | None, flags: dict[str, Any], assignments: list[st
     from jobs.head_tables import show_detected
     from jobs.native_output import native_stderr_held
 
-    config = validate(DetectConfig, _gather(config_file, flags, assignments))
+    config = validate(DetectConfig, gather(config_file, flags, assignments))
     console = Console()
     with native_stderr_held(), ConsoleObserver(console) as observer:
         detected = run_detection(config, observer)
@@ -197,7 +177,7 @@ def needles(
 ) -> None:
     """Hide needles in haystacks of your own text: trials for finding copying heads."""
     flags = {"input.uris": inputs or None, "output.uri": output, "model.id": model, "model.prompt": prompt}
-    raise typer.Exit(_guarded(lambda: _needles(config, flags, assignments or []), debug))
+    raise typer.Exit(guarded(lambda: _needles(config, flags, assignments or []), debug))
 
 
 def _needles(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
@@ -205,7 +185,7 @@ def _needles(config_file: str | None, flags: dict[str, Any], assignments: list[s
     from jobs.needles import NeedlesConfig
     from jobs.needles import needles as run_needles
 
-    config = validate(NeedlesConfig, _gather(config_file, flags, assignments))
+    config = validate(NeedlesConfig, gather(config_file, flags, assignments))
     console = Console()
     made = run_needles(config, lambda message: show_stage(console, message))
     word = "already there" if made.already_there else "written"
@@ -236,7 +216,7 @@ def train_embedded(
         "evaluation.lists": evaluation,
         "output": output,
     }
-    raise typer.Exit(_guarded(lambda: _train_embedded(config, flags, assignments or []), debug))
+    raise typer.Exit(guarded(lambda: _train_embedded(config, flags, assignments or []), debug))
 
 
 def _train_embedded(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
@@ -244,7 +224,7 @@ def _train_embedded(config_file: str | None, flags: dict[str, Any], assignments:
     from jobs.train_embedded import TrainEmbeddedConfig
     from jobs.train_embedded import train_embedded as run_training
 
-    config = validate(TrainEmbeddedConfig, _gather(config_file, flags, assignments))
+    config = validate(TrainEmbeddedConfig, gather(config_file, flags, assignments))
     console = Console()
     trained = run_training(config, TrainingLines(console))
     show_line(
@@ -259,7 +239,7 @@ def _train_embedded(config_file: str | None, flags: dict[str, Any], assignments:
 @heads_app.command("list")
 def heads_list(debug: Debug = False) -> None:
     """The head sets that ship with the package."""
-    raise typer.Exit(_guarded(_list_heads, debug))
+    raise typer.Exit(guarded(_list_heads, debug))
 
 
 @heads_app.command("show")
@@ -268,7 +248,7 @@ def heads_show(
     debug: Debug = False,
 ) -> None:
     """One head set with everything that is recorded of it, as JSON."""
-    raise typer.Exit(_guarded(lambda: _show_heads(name), debug))
+    raise typer.Exit(guarded(lambda: _show_heads(name), debug))
 
 
 @heads_app.command("validate")
@@ -280,7 +260,7 @@ def heads_validate(
     debug: Debug = False,
 ) -> None:
     """Check a head set against a model's configuration, and say what it needs."""
-    raise typer.Exit(_guarded(lambda: _validate_heads(name, model, revision, allow_model_mismatch), debug))
+    raise typer.Exit(guarded(lambda: _validate_heads(name, model, revision, allow_model_mismatch), debug))
 
 
 @heads_app.command("compare")
@@ -290,7 +270,7 @@ def heads_compare(
     debug: Debug = False,
 ) -> None:
     """What two head sets share."""
-    raise typer.Exit(_guarded(lambda: _compare_heads(first, second), debug))
+    raise typer.Exit(guarded(lambda: _compare_heads(first, second), debug))
 
 
 def _list_heads() -> int:
@@ -324,61 +304,7 @@ def _compare_heads(first: str, second: str) -> int:
     return COMMITTED
 
 
-def exit_code(failed_rows: int, skipped_files: int) -> int:
-    """0 for a commit in which everything was scored, 3 for one in which something was not."""
-    return COMMITTED_WITH_FAILURES if failed_rows or skipped_files else COMMITTED
-
-
-def _gather(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> Values:
-    """File, then flags, then --set: the later one wins."""
-    values = read_config_file(config_file) if config_file else {}
-    for key, value in flags.items():
-        if value is not None:
-            values = merge(values, nest(key, value))
-    return merge(values, parse_assignments(assignments))
-
-
-def _guarded(command: Any, debug: bool) -> int:
-    """Run a command; turn its errors into one screen of text and an exit code."""
-    errors = Console(stderr=True)
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return int(command())
-    except KeyboardInterrupt:
-        errors.print("[bold yellow]interrupted[/bold yellow]  ", end="", highlight=False)
-        _show_resume(errors)
-        return RESUMABLE
-    except QRBatchError as error:
-        if debug:
-            traceback.print_exc()
-        errors.print("[bold red]error[/bold red]  ", end="", highlight=False)
-        errors.print(Text(str(error)), soft_wrap=True)
-        code = _code_of(error)
-        if code == RESUMABLE:
-            _show_resume(errors)
-        return code
-
-
-def _show_resume(errors: Console) -> None:
-    command = shlex.join(["qrbatch", *sys.argv[1:]])
-    errors.print(Text(f"Run the same command again to go on:\n  {command}"), soft_wrap=True)
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _code_of(error: QRBatchError) -> int:
-    if isinstance(error, (ConfigError, InputError, PlanConflictError, TrainingError)):
-        return BAD_INPUT
-    if isinstance(error, ErrorLimitError):
-        return TOO_MANY_ERRORS
-    if isinstance(error, RunHeldError):
-        return HELD
-    return RESUMABLE if isinstance(error, (IncompleteRunError, StorageError)) else DEFECT
-
-
-operate.register(app, _guarded)
+operate.register(app, guarded)
 
 
 def main() -> None:

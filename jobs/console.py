@@ -10,8 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from pipelines.plan import Plan
-    from pipelines.run import RunResult
+    from pipelines.run import Planned, RunResult
     from qrcore.training.progress import Progress as TrainingProgress
 
 _LINE_EVERY_S: Final = 10.0
@@ -19,7 +18,7 @@ _TRAINING_HEAD: Final = "done  stage                 tokens      time   loss   c
 
 
 #: Side files that are told of, by what they are called there.
-_TOLD: Final = {"heads": "headset.json", "scores": "head_scores.parquet", "report": "report.html"}
+_TOLD: Final = {"heads": "headset.json", "scores": "head_scores.parquet", "report": "report.html", "chat": "chat.jsonl"}
 
 
 def show_line(console: Console, *parts: str | tuple[str, str]) -> None:
@@ -53,24 +52,16 @@ class ConsoleObserver:
         self._stop_bar()
         show_stage(self._console, message)
 
-    def planned(self, plan: Plan, done: frozenset[str]) -> None:
+    def planned(self, plan: Planned, done: frozenset[str]) -> None:
         """Show what will be done and start counting; ``done``: ids of units that earlier commands finished."""
         todo = [unit for unit in plan.units if unit.unit_id not in done]
         finished = len(plan.units) - len(todo)
-        heads = plan.provenance["head_set"]
-        prompt = plan.provenance["prompt"]["name"]
-        kept, layers = (plan.provenance["model"][key] for key in ("kept_layers", "layers"))
         show_line(
             self._console,
             (plan.run_id, "bold"),
             f"  {plan.rows} rows in {len(plan.units)} units" + (f", {finished} units already done" if finished else ""),
         )
-        show_line(
-            self._console,
-            f"  model {plan.provenance['model']['id']} ({kept} of {layers} layers), {len(heads['heads'])} heads "
-            f"({heads['id']}), prompt {prompt}, order {plan.order}, {plan.provenance['dtype']} on "
-            f"{plan.provenance['device']}",
-        )
+        show_line(self._console, f"  {_told(plan)}")
         for warning in plan.provenance.get("warnings", ()):
             show_line(self._console, ("warning", "yellow"), f"  {warning}")
         self._rows = sum(unit.rows for unit in todo)
@@ -92,7 +83,10 @@ class ConsoleObserver:
     def _note(self) -> str:
         seconds = max(time.monotonic() - self._started, 1e-9)
         failed = f", {self._failed} failed" if self._failed else ""
-        return f"{self._tokens / seconds:,.0f} tokens/s{failed}"
+        speed = (
+            f"{self._tokens / seconds:,.0f} tokens/s" if self._tokens else f"{self._rows_done / seconds:,.0f} rows/s"
+        )
+        return f"{speed}{failed}"
 
     def _start_bar(self) -> None:
         columns = (BarColumn(), TextColumn("{task.completed}/{task.total} rows"), TextColumn("{task.fields[note]}"))
@@ -104,6 +98,18 @@ class ConsoleObserver:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def _told(plan: Planned) -> str:
+    """What a run works with, in one line."""
+    facts = plan.provenance
+    if "told" in facts:
+        return str(facts["told"])
+    model, heads = facts["model"], facts["head_set"]
+    return (
+        f"model {model['id']} ({model['kept_layers']} of {model['layers']} layers), {len(heads['heads'])} heads "
+        f"({heads['id']}), prompt {facts['prompt']['name']}, order {plan.order}, {facts['dtype']} on {facts['device']}"
+    )
 
 
 class TrainingLines:
@@ -143,15 +149,16 @@ def _training_line(progress: TrainingProgress, share: float) -> str:
     )
 
 
-def show_result(console: Console, result: RunResult, qrels: str | None = None) -> None:
-    """Where a committed run lies and what is in it; ``qrels``: the judgements that this command was given."""
+def show_result(console: Console, result: RunResult, qrels: str | None = None, done: str = "scored") -> None:
+    """Where a committed run lies and what is in it; ``qrels``: the judgements that this command was given; ``done``:
+    what became of the rows."""
     manifest = result.manifest
     word = "already committed" if result.already_committed else "committed"
     colour = "yellow" if manifest.failed or manifest.skipped_files else "green"
     show_line(
         console,
         (word, f"bold {colour}"),
-        f"  {manifest.rows} rows = {manifest.scored} scored + {manifest.failed} failed, "
+        f"  {manifest.rows} rows = {manifest.scored} {done} + {manifest.failed} failed, "
         f"{len(manifest.objects)} objects",
     )
     if manifest.skipped_files:

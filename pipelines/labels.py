@@ -1,4 +1,4 @@
-"""Judgements: ``qrels(query_id, doc_id, relevance)`` as Parquet."""
+"""Judgements: ``qrels(query_id, doc_id, relevance)`` as Parquet, or as TREC or BEIR text."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from pipelines.schemas import QRELS_SCHEMA
 from pipelines.storage import Storage, StorageOptions, absolute
+from pipelines.trec import read_qrels
 from pipelines.units import parquet_table
 from qrcore.errors import InputError
 
@@ -15,8 +16,13 @@ Qrels = dict[str, dict[str, int]]
 
 
 def load_qrels(uri: str, options: StorageOptions) -> Qrels:
-    """Relevance by query and document; several files of a folder are joined. Raises :class:`InputError`."""
+    """Relevance by query and document; several files of a folder are joined. Raises :class:`InputError`.
+
+    A file that does not end in ``.parquet`` is read as text: TREC's four columns, or BEIR's three with a header.
+    """
     storage = Storage(uri, options)
+    if not uri.endswith(".parquet") and storage.exists(absolute(uri)) and not storage.is_folder(absolute(uri)):
+        return read_qrels(uri, decoded(uri, storage.read(absolute(uri))))
     files = _files_of(absolute(uri), storage)
     if not files:
         raise InputError(f"qrels {uri}: expected a Parquet file or a folder of them, found none. Check the URI.")
@@ -25,6 +31,14 @@ def load_qrels(uri: str, options: StorageOptions) -> Qrels:
         for row in _rows_of(file, storage):
             qrels.setdefault(row["query_id"], {})[row["doc_id"]] = row["relevance"]
     return qrels
+
+
+def decoded(uri: str, data: bytes) -> str:
+    """A file's text. Raises :class:`InputError` if it is not UTF-8."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{uri}: expected UTF-8 text, got bytes that are not ({error}). Re-encode it.") from error
 
 
 def _files_of(uri: str, storage: Storage) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import io
 import json
 import re
@@ -13,12 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import bm25s
 import pyarrow as pa
 import pyarrow.parquet as pq
-import Stemmer
 
 from pipelines import python_corpus
+from pipelines.bm25 import Bm25Index
 from pipelines.schemas import INPUT_SCHEMA, QRELS_SCHEMA
 from pipelines.storage import Storage, join
 from qrcore.errors import ConfigError, InputError
@@ -26,10 +24,6 @@ from qrcore.errors import ConfigError, InputError
 #: Where `build` puts things below its output.
 SHARDS_FOLDER: Final = "shards"
 QRELS_FILE: Final = "labels/qrels.parquet"
-
-# The longer of bm25s' two English lists: the shorter one keeps "how", "do" and "I", which begin most questions, are
-# rare in documentation, and so would weigh most.
-_STOP_WORDS: Final = "english_plus"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,16 +120,15 @@ def first_stage(questions: Sequence[Question], documents: Sequence[PythonDoc], k
     Lucene's variant with k1 = 0.9 and b = 0.4 (the settings of Anserini's baselines), English stop words and Snowball
     stems. Names are split into words. Ties keep the order of `documents`.
     """
-    stemmer = Stemmer.Stemmer("english")
-    ranker = bm25s.BM25(method="lucene", k1=0.9, b=0.4)
-    ranker.index(_words([f"{document.title} {document.text}" for document in documents], stemmer), show_progress=False)
-    queries = _words([question.question for question in questions], stemmer)
+    index = Bm25Index([f"{document.title} {document.text}" for document in documents], clean=split_identifiers)
     found = {}
-    for question, words in zip(questions, queries, strict=True):
-        # bm25s fails on a query without words of its own vocabulary.
-        known = [word for word in words if word in ranker.vocab_dict]
-        scores = ranker.get_scores(known).tolist() if known else []
-        found[question.query_id] = _best(scores, documents, k)
+    for question in questions:
+        hits = index.top(question.question, k)
+        ranked = [(documents[hit.position], hit.score) for hit in hits]
+        found[question.query_id] = [
+            Candidate(document.doc_id, document.title, document.text, score, rank)
+            for rank, (document, score) in enumerate(ranked, start=1)
+        ]
     return found
 
 
@@ -185,27 +178,6 @@ def _names_and_texts() -> dict[str, str]:
         )
     texts: dict[str, str] = json.loads(finished.stdout)
     return texts
-
-
-def _words(texts: Sequence[str], stemmer: Stemmer.Stemmer) -> list[list[str]]:
-    tokens: list[list[str]] = bm25s.tokenize(
-        [split_identifiers(text) for text in texts],
-        stopwords=_STOP_WORDS,
-        stemmer=stemmer,
-        return_ids=False,
-        show_progress=False,
-    )
-    return tokens
-
-
-def _best(scores: Sequence[float], documents: Sequence[PythonDoc], k: int) -> list[Candidate]:
-    positions = heapq.nsmallest(
-        k, (place for place, score in enumerate(scores) if score > 0), key=lambda place: (-scores[place], place)
-    )
-    return [
-        Candidate(documents[place].doc_id, documents[place].title, documents[place].text, scores[place], rank)
-        for rank, place in enumerate(positions, start=1)
-    ]
 
 
 def _write_shards(

@@ -14,6 +14,7 @@ from pipelines.storage import FileInfo, Storage, StorageOptions
 from qrcore.errors import InputError
 
 _BYTES_AT_ONCE: Final = 16 * 2**20
+_BATCH_ROWS: Final = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +71,24 @@ def read_range(
         return RowRange(pa.Table.from_batches(batches, schema=schema), damaged)
 
 
+def read_batches(file: FileInfo, start: int, stop: int, options: StorageOptions) -> Iterator[pa.RecordBatch]:
+    """All columns of rows ``start`` to ``stop`` of a file, one batch at a time.
+
+    Raises :class:`InputError` if the file changed since it was planned, or cannot be decoded.
+    """
+    storage = Storage(file.uri, options)
+    check_unchanged(file, storage.info(file.uri))
+    with storage.open(file.uri) as stream:
+        try:
+            parquet = pq.ParquetFile(stream)
+            for segment in _segments(parquet.metadata, start, stop):
+                yield from _batches(parquet, segment, parquet.schema_arrow.names, _BATCH_ROWS)
+        except DAMAGE as error:
+            raise InputError(
+                f"{file.uri}: expected Parquet that can be decoded ({error}). Restore the file."
+            ) from error
+
+
 @dataclass(frozen=True, slots=True)
 class _Segment:
     """The part of a range that lies in one row group: ``rows`` from its row ``first`` on."""
@@ -97,13 +116,20 @@ def _decode(
     batches: list[pa.RecordBatch],
 ) -> None:
     """Append a segment's batches to ``batches`` as they are decoded, so that those before a damage are kept."""
+    for batch in _batches(parquet, segment, columns, rows_at_once):
+        batches.append(batch.replace_schema_metadata(None))
+
+
+def _batches(
+    parquet: pq.ParquetFile, segment: _Segment, columns: Sequence[str], rows_at_once: int
+) -> Iterator[pa.RecordBatch]:
     position, stop = 0, segment.first + segment.rows
     for batch in parquet.iter_batches(
         rows_at_once, row_groups=[segment.group], columns=list(columns), use_threads=False
     ):
         first, last = max(segment.first - position, 0), min(stop - position, len(batch))
         if first < last:
-            batches.append(batch.slice(first, last - first).replace_schema_metadata(None))
+            yield batch.slice(first, last - first)
         position += len(batch)
         if position >= stop:
             return

@@ -133,6 +133,35 @@ class Job(Protocol[Facts]):
         ...
 
 
+class PlannedUnit(Protocol):
+    """A unit of a plan, as far as an observer needs it."""
+
+    @property
+    def unit_id(self) -> str: ...
+
+    @property
+    def rows(self) -> int: ...
+
+
+class Planned(Protocol):
+    """A plan, as far as an observer needs it."""
+
+    @property
+    def run_id(self) -> str: ...
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def order(self) -> str: ...
+
+    @property
+    def provenance(self) -> dict[str, Any]: ...
+
+    @property
+    def units(self) -> Sequence[PlannedUnit]: ...
+
+
 class Observer(Protocol):
     """Is told how a run goes on; the pipeline prints nothing itself."""
 

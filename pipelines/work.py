@@ -116,7 +116,7 @@ def do_units(
             if row["footer"]:
                 yield json.loads(row["footer"])
     except RayError as error:
-        raise _resumable(unwrapped(error), error, started) from error
+        raise _failure(unwrapped(error), error, started) from error
     except ExecutionTimeoutError as error:
         raise IncompleteRunError(
             "Ray: expected units to go on, nothing moved for as long as the largest one may take. Look at the cluster, "
@@ -130,12 +130,17 @@ def longest_silence_s(units: Sequence[Unit], start_timeout_s: float) -> float:
     return start_timeout_s + _SHORTEST_SILENCE_S + largest / _SLOWEST_TOKENS_PER_S
 
 
-def _resumable(error: BaseException, raised: RayError, started: bool) -> BaseException:
+def _failure(error: BaseException, raised: RayError, started: bool) -> BaseException:
     if not started and getattr(raised, "actor_init_failed", False):
         return RunError(
             f"actors: expected them to start, {START_ATTEMPTS} in a row died before any was ready "
             f"({telling_line(raised)}). Look at memory, the model and the packages of the nodes."
         )
+    return resumable(error)
+
+
+def resumable(error: BaseException) -> BaseException:
+    """What a stage's failure means for the run: a store that fails leaves it to the same command."""
     if isinstance(error, (StorageError, OSError)):
         return IncompleteRunError(
             f"{_own_words(error).rstrip('.')}. Run the same command again; finished units are kept."

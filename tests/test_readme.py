@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -56,6 +57,8 @@ def test_every_command_is_covered_by_a_test_of_this_file() -> None:
         r"^qrbatch detect ",
         r"^qrbatch needles ",
         r"^qrbatch (plan|status|verify|clean|rollback) ",
+        r"^qrbatch (prepare|select|evaluate|compare) ",
+        r"^qrbatch rerank --input prepared/",
     )
     for command in commands():
         assert any(re.search(pattern, command) for pattern in patterns), command
@@ -148,6 +151,27 @@ def test_the_examples_about_copying_heads_run(tmp_path: Path) -> None:
     assert (tmp_path / "needles" / "qrels.parquet").exists()
     assert "needle tokens right: intact" in run.stdout and "20 control sets" in run.stdout
     assert list((tmp_path / "heads").glob("detect-*/commit/*/headset.json"))
+
+
+def test_the_examples_about_long_contexts_run_one_after_the_other(tmp_path: Path) -> None:
+    text = "The bridge was built in spring.\n\nSalt is sold at the market.\n\nBees make honey.\n"
+    book = {"document_id": "b", "text": text, "query_id": "q", "query": "Who makes honey?"}
+    (tmp_path / "books.jsonl").write_text(json.dumps(book) + "\n")
+    (tmp_path / "judged.tsv").write_text("query-id\tcorpus-id\tscore\nq\tb/3\t1\n")
+    (tmp_path / "other.run").write_text("q Q0 b/1 1 2 t\nq Q0 b/3 2 1 t\n")
+    jobs = ("prepare", "select", "evaluate", "compare", "rerank --input prepared/")
+    for command in [c for c in commands() if c.startswith(tuple(f"qrbatch {job}" for job in jobs))]:
+        run = shell(command, tmp_path)
+        assert run.returncode == 0, run.stdout + run.stderr
+    for found in (
+        "prepared/books-*/_manifest.json",
+        "ranked/books-*/_manifest.json",
+        "bundles/books-*/commit/*/chat.jsonl",
+        "measured/trec/qrels.txt",
+        "measured-bundles/evaluation.json",
+        "compared/compare.html",
+    ):
+        assert list(tmp_path.glob(found)), found
 
 
 def test_the_training_example_runs(tmp_path: Path) -> None:

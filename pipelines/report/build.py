@@ -127,7 +127,7 @@ class ReportBuilder:
             throughput=self._throughput(facts, totals),
             units=tuple(_unit(footer, facts.write_seconds) for footer in self._footers),
             distributions=model.Distributions(
-                prompt_tokens=_distribution(self._prompt_tokens), candidates=_distribution(self._candidates)
+                prompt_tokens=distribution(self._prompt_tokens), candidates=distribution(self._candidates)
             ),
             movement=self._movement(),
             quality=self._quality(facts.qrels_uri),
@@ -287,7 +287,8 @@ def _wall_seconds(footers: Sequence[Mapping[str, Any]]) -> float:
     return seconds
 
 
-def _distribution(values: Sequence[int]) -> model.Distribution:
+def distribution(values: Sequence[int]) -> model.Distribution:
+    """Percentiles and a histogram of these values."""
     if not values:
         return model.Distribution(p5=None, p50=None, p95=None, max=None, edges=(), counts=())
     p5, p50, p95 = np.percentile(values, [5, 50, 95])

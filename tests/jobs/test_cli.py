@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from jobs.cli import _code_of, app
+from jobs.cli import app
+from jobs.shell import _code_of
 from pipelines.commit import manifest_rows
 from qrcore import errors
 from tests.shards import HEADS, MODEL, row, write_shard

@@ -1,0 +1,173 @@
+"""Commands around contexts: prepare them, select from them, and measure what came out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from jobs.settings import validate
+from jobs.shell import COMMITTED, exit_code, gather, guarded
+
+Config = Annotated[str | None, typer.Option(help="YAML file with all settings.")]
+Assignments = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; repeatable.")]
+Debug = Annotated[bool, typer.Option(help="Show the traceback of an error.")]
+Output = Annotated[str | None, typer.Option(help="Folder of runs, local or s3://.")]
+Name = Annotated[str | None, typer.Option(help="Name of the run.")]
+
+
+def prepare(
+    recipe: Annotated[
+        str | None, typer.Option(help="What the input is: shards, tables, beir, documents, text, dialogue, …")
+    ] = None,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="Parquet, JSON Lines, JSON or text; file or folder; repeatable.")
+    ] = None,
+    corpus: Annotated[str | None, typer.Option(help="Documents (doc_id, title, text) for queries in tables.")] = None,
+    first_stage: Annotated[
+        str | None, typer.Option("--run", help="First-stage run (TREC file or Parquet); without it BM25.")
+    ] = None,
+    queries: Annotated[str | None, typer.Option(help="Queries (query_id, query, document_id) for documents.")] = None,
+    qrels: Annotated[str | None, typer.Option(help="Judgements: Parquet, TREC or BEIR's tsv.")] = None,
+    output: Output = None,
+    name: Name = None,
+    config: Config = None,
+    assignments: Assignments = None,
+    debug: Debug = False,
+) -> None:
+    """Make input shards of tables, BEIR folders, long documents, dialogues or known collections."""
+    flags = {
+        "recipe": recipe,
+        "input.uris": inputs or None,
+        "input.corpus": corpus,
+        "input.run": first_stage,
+        "input.queries": queries,
+        "input.qrels": qrels,
+        "output.uri": output,
+        "name": name,
+    }
+    raise typer.Exit(guarded(lambda: _prepare(config, flags, assignments or []), debug))
+
+
+def _prepare(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
+    from jobs.console import ConsoleObserver, show_result
+    from jobs.native_output import native_stderr_held
+    from jobs.prepare import PrepareConfig
+    from jobs.prepare import prepare as run_prepare
+
+    config = validate(PrepareConfig, gather(config_file, flags, assignments))
+    console = Console()
+    with native_stderr_held(), ConsoleObserver(console) as observer:
+        result = run_prepare(config, observer)
+    show_result(console, result, done="prepared")
+    return exit_code(result.manifest.failed, 0)
+
+
+def select(
+    ranked: Annotated[str | None, typer.Option("--input", help="Folder of a committed run of rerank.")] = None,
+    output: Output = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="token_budget, top_k, score_mass, relative_threshold, neighbours or source_quota; "
+            "token_budget where only a budget is given, top_k where only --top is."
+        ),
+    ] = None,
+    budget_tokens: Annotated[int | None, typer.Option(help="Tokens that a context may have.")] = None,
+    top: Annotated[int | None, typer.Option(help="Pieces, or hits with neighbours.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Whose tokens are counted: folder, hub id, embedded.")] = None,
+    name: Name = None,
+    config: Config = None,
+    assignments: Assignments = None,
+    debug: Debug = False,
+) -> None:
+    """Keep what each query needs of its ranked context, as bundles and as chat lines."""
+    flags = {
+        "input.uri": ranked,
+        "output.uri": output,
+        "policy.name": policy or ("top_k" if top is not None and budget_tokens is None else None),
+        "policy.budget_tokens": budget_tokens,
+        "policy.top": top,
+        "tokenizer.id": tokenizer,
+        "name": name,
+    }
+    raise typer.Exit(guarded(lambda: _select(config, flags, assignments or []), debug))
+
+
+def _select(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
+    from jobs.console import ConsoleObserver, show_result
+    from jobs.native_output import native_stderr_held
+    from jobs.select import SelectConfig
+    from jobs.select import select as run_select
+
+    config = validate(SelectConfig, gather(config_file, flags, assignments))
+    console = Console()
+    with native_stderr_held(), ConsoleObserver(console) as observer:
+        result = run_select(config, observer)
+    show_result(console, result, done="selected")
+    return exit_code(result.manifest.failed, len(result.manifest.skipped_files))
+
+
+Qrels = Annotated[str | None, typer.Option(help="Judgements: Parquet, TREC or BEIR's tsv.")]
+Folder = Annotated[str | None, typer.Option(help="Folder for what is found, local or s3://.")]
+Measures = Annotated[
+    list[str] | None,
+    typer.Option("--measure", help="ndcg@K, recall@K, any@K, all@K, map, mrr, precision@K; repeatable."),
+]
+
+
+def evaluate(
+    runs: Annotated[
+        list[str] | None, typer.Option("--input", help="Committed run, TREC run file or Parquet; repeatable.")
+    ] = None,
+    qrels: Qrels = None,
+    output: Folder = None,
+    measures: Measures = None,
+    trec: Annotated[bool, typer.Option("--trec", help="Write TREC files, too.")] = False,
+    config: Config = None,
+    assignments: Assignments = None,
+    debug: Debug = False,
+) -> None:
+    """Measure rankings or bundles against judgements, and test the differences between runs."""
+    flags = {"runs": runs or None, "qrels": qrels, "output": output, "measures": measures or None, "trec": trec or None}
+    raise typer.Exit(guarded(lambda: _evaluate(config, flags, assignments or []), debug))
+
+
+def _evaluate(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
+    from jobs.console import show_line
+    from jobs.evaluate import EvaluateConfig, show_evaluation
+    from jobs.evaluate import evaluate as run_evaluation
+
+    config = validate(EvaluateConfig, gather(config_file, flags, assignments))
+    console = Console()
+    show_evaluation(console, run_evaluation(config))
+    show_line(console, ("evaluated", "bold green"), f"  {config.output}/evaluation.json")
+    return COMMITTED
+
+
+def compare(
+    run_a: Annotated[str, typer.Argument(help="Committed run, TREC run file or Parquet.")],
+    run_b: Annotated[str, typer.Argument(help="Another one of the same kind.")],
+    qrels: Qrels = None,
+    output: Folder = None,
+    measures: Measures = None,
+    config: Config = None,
+    assignments: Assignments = None,
+    debug: Debug = False,
+) -> None:
+    """Compare two runs query by query, with a page that shows where each is better."""
+    flags = {"runs": [run_a, run_b], "qrels": qrels, "output": output, "measures": measures or None}
+    raise typer.Exit(guarded(lambda: _compare(config, flags, assignments or []), debug))
+
+
+def _compare(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
+    from jobs.console import show_line
+    from jobs.evaluate import EvaluateConfig, show_evaluation
+    from jobs.evaluate import compare as run_comparison
+
+    config = validate(EvaluateConfig, gather(config_file, flags, assignments))
+    console = Console()
+    show_evaluation(console, run_comparison(config).evaluation)
+    show_line(console, ("compared", "bold green"), f"  {config.output}/compare.html")
+    return COMMITTED

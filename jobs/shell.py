@@ -1,0 +1,88 @@
+"""What every command shares: settings from file and flags, one screen of text for an error, and exit codes."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import Any, Final
+
+from rich.console import Console
+from rich.text import Text
+
+from jobs.settings import Values, merge, nest, parse_assignments, read_config_file
+from qrcore.errors import (
+    ConfigError,
+    ErrorLimitError,
+    IncompleteRunError,
+    InputError,
+    PlanConflictError,
+    QRBatchError,
+    RunHeldError,
+    StorageError,
+    TrainingError,
+)
+
+COMMITTED: Final = 0
+DEFECT: Final = 1
+BAD_INPUT: Final = 2
+COMMITTED_WITH_FAILURES: Final = 3
+RESUMABLE: Final = 4
+TOO_MANY_ERRORS: Final = 5
+HELD: Final = 6
+
+
+def exit_code(failed_rows: int, skipped_files: int) -> int:
+    """0 for a commit in which everything was scored, 3 for one in which something was not."""
+    return COMMITTED_WITH_FAILURES if failed_rows or skipped_files else COMMITTED
+
+
+def gather(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> Values:
+    """File, then flags, then --set: the later one wins."""
+    values = read_config_file(config_file) if config_file else {}
+    for key, value in flags.items():
+        if value is not None:
+            values = merge(values, nest(key, value))
+    return merge(values, parse_assignments(assignments))
+
+
+def guarded(command: Any, debug: bool) -> int:
+    """Run a command; turn its errors into one screen of text and an exit code."""
+    errors = Console(stderr=True)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return int(command())
+    except KeyboardInterrupt:
+        errors.print("[bold yellow]interrupted[/bold yellow]  ", end="", highlight=False)
+        _show_resume(errors)
+        return RESUMABLE
+    except QRBatchError as error:
+        if debug:
+            traceback.print_exc()
+        errors.print("[bold red]error[/bold red]  ", end="", highlight=False)
+        errors.print(Text(str(error)), soft_wrap=True)
+        code = _code_of(error)
+        if code == RESUMABLE:
+            _show_resume(errors)
+        return code
+
+
+def _show_resume(errors: Console) -> None:
+    command = shlex.join(["qrbatch", *sys.argv[1:]])
+    errors.print(Text(f"Run the same command again to go on:\n  {command}"), soft_wrap=True)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _code_of(error: QRBatchError) -> int:
+    if isinstance(error, (ConfigError, InputError, PlanConflictError, TrainingError)):
+        return BAD_INPUT
+    if isinstance(error, ErrorLimitError):
+        return TOO_MANY_ERRORS
+    if isinstance(error, RunHeldError):
+        return HELD
+    return RESUMABLE if isinstance(error, (IncompleteRunError, StorageError)) else DEFECT

@@ -1,0 +1,1 @@
+"""Runs against judgements: measures with intervals, tests between runs, a page that compares two."""

@@ -1,0 +1,1 @@
+"""Input shards from what people really have: tables, collections, long documents, dialogues."""

@@ -1,0 +1,224 @@
+"""What ``prepare`` says of what it made: ``report.json``, ``report.html`` and ``errors.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipelines.prepare.verify import Marker
+from pipelines.report import charts
+from pipelines.report.build import distribution
+from pipelines.report.html import page_environment
+from pipelines.report.model import Distribution, ErrorExample, ErrorGroup, Run, SourceRow
+from pipelines.storage import Storage, join
+
+if TYPE_CHECKING:
+    from pipelines.prepare.run import PreparePlan
+
+_EXAMPLES: Final = 5
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class PreparedResult(_Record):
+    """What came out. One source row may give many rows of a shard."""
+
+    source_rows: int = Field(description="rows of the input")
+    prepared: int = Field(description="rows of shards")
+    failed: int = Field(description="rows that could not be made, named in errors.jsonl")
+    left_out: int = Field(description="source rows that the recipe leaves out on purpose (not judged in the split)")
+    shards: int = Field(description="objects written")
+    shard_bytes: int = Field(description="bytes of these objects")
+    largest_shard: int = Field(description="bytes of the largest one")
+
+
+class Duplicates(_Record):
+    """What stands more than once."""
+
+    query_ids: int = Field(description="rows whose query_id stood in an earlier row; the next job fails them")
+    examples: tuple[str, ...] = Field(description="some of these ids")
+    rows_with_repeated_texts: int = Field(description="rows in which two candidates have the same title and text")
+    repeated_texts: int = Field(description="such candidates")
+
+
+class Judged(_Record):
+    """Queries and their gold documents."""
+
+    with_gold: int = Field(description="rows with at least one relevant document")
+    without_gold: int = Field(description="rows without any")
+    gold: int = Field(description="relevant documents")
+    gold_missing: int = Field(description="of these, not among the candidates of their query")
+    queries_without_their_gold: int = Field(description="rows with gold of which no document is a candidate")
+
+
+class PrepareReport(_Record):
+    """Everything that ``report.json`` says about one run of prepare."""
+
+    schema_version: str = "1.0"
+    run: Run
+    recipe: str
+    inputs: int
+    result: PreparedResult
+    errors: tuple[ErrorGroup, ...]
+    candidates: Distribution = Field(description="candidates a row")
+    characters: Distribution = Field(description="characters of all candidates of a row")
+    longest: Distribution = Field(description="characters of the longest candidate of a row")
+    duplicates: Duplicates
+    judged: Judged
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+class PrepareReportBuilder:
+    """Takes in markers one by one; holds three numbers and a hash a row, errors on disk."""
+
+    def __init__(self) -> None:
+        self.source_rows = 0
+        self._counts: Counter[str] = Counter()
+        self._sizes: list[int] = []
+        self._numbers: dict[str, list[np.ndarray]] = {"candidates": [], "characters": [], "longest": []}
+        self._seen = np.zeros(0, dtype=np.uint64)
+        self._doubled: list[str] = []
+        self._errors: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        self._error_counts: Counter[tuple[str, str]] = Counter()
+        self._lines = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
+
+    def add(self, marker: Marker) -> None:
+        """Take in one unit."""
+        footer = marker.footer
+        self.source_rows += footer["source_rows"]
+        self._sizes += [entry["size"] for entry in footer["objects"]]
+        for name in ("prepared", "failed", "left_out"):
+            self._counts[name] += footer[name]
+        for name, values in self._numbers.items():
+            values.append(getattr(marker, name))
+        self._add_duplicates(marker)
+        self._add_gold(marker)
+        for row in marker.errors:
+            self._add_error(row)
+
+    def _add_duplicates(self, marker: Marker) -> None:
+        _, first = np.unique(marker.query_hashes, return_index=True)
+        repeated = np.isin(marker.query_hashes, self._seen)
+        repeated |= ~np.isin(np.arange(len(repeated)), first)
+        self._counts["doubled"] += int(repeated.sum())
+        for place in np.flatnonzero(repeated)[: max(0, _EXAMPLES - len(self._doubled))].tolist():
+            self._doubled.append(marker.query_ids[place].as_py())
+        self._seen = np.union1d(self._seen, marker.query_hashes)
+        self._counts["repeating_rows"] += int((marker.repeated_texts > 0).sum())
+        self._counts["repeated_texts"] += int(marker.repeated_texts.sum())
+
+    def _add_gold(self, marker: Marker) -> None:
+        self._counts["with_gold"] += int((marker.gold > 0).sum())
+        self._counts["gold"] += int(marker.gold.sum())
+        self._counts["gold_missing"] += int(marker.gold_missing.sum())
+        self._counts["no_gold_found"] += int(((marker.gold > 0) & (marker.gold == marker.gold_missing)).sum())
+
+    def _add_error(self, row: dict[str, Any]) -> None:
+        self._lines.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        key = (row["error"]["code"], row["error"]["kind"])
+        self._error_counts[key] += 1
+        if len(kept := self._errors.setdefault(key, [])) < _EXAMPLES:
+            kept.append(row)
+
+    def finish(
+        self, plan: PreparePlan, recipe: str, output: str, driver: str, started: datetime, *, resumed: bool
+    ) -> PrepareReport:
+        """The report of a run whose units were all taken in."""
+        counts, now = self._counts, datetime.now(UTC)
+        return PrepareReport(
+            run=Run(
+                run_id=plan.run_id,
+                job=plan.job,
+                name=plan.name,
+                status="committed",
+                started_at=started,
+                finished_at=now,
+                seconds=(now - started).total_seconds(),
+                output=output,
+                driver=driver,
+                resumed=resumed,
+            ),
+            recipe=recipe,
+            inputs=len(plan.files),
+            result=PreparedResult(
+                source_rows=self.source_rows,
+                prepared=counts["prepared"],
+                failed=counts["failed"],
+                left_out=counts["left_out"],
+                shards=len(self._sizes),
+                shard_bytes=sum(self._sizes),
+                largest_shard=max(self._sizes, default=0),
+            ),
+            errors=tuple(self._groups()),
+            **{
+                name: distribution(np.concatenate(values).tolist() if values else [])
+                for name, values in self._numbers.items()
+            },
+            duplicates=Duplicates(
+                query_ids=counts["doubled"],
+                examples=tuple(self._doubled),
+                rows_with_repeated_texts=counts["repeating_rows"],
+                repeated_texts=counts["repeated_texts"],
+            ),
+            judged=Judged(
+                with_gold=counts["with_gold"],
+                without_gold=counts["prepared"] - counts["with_gold"],
+                gold=counts["gold"],
+                gold_missing=counts["gold_missing"],
+                queries_without_their_gold=counts["no_gold_found"],
+            ),
+            config=plan.config,
+            provenance=plan.provenance,
+        )
+
+    def _distribution(self, name: str) -> Distribution:
+        values = self._numbers[name]
+        return distribution(np.concatenate(values).tolist() if values else [])
+
+    def _groups(self) -> Sequence[ErrorGroup]:
+        return [
+            ErrorGroup(code=key[0], kind=key[1], count=count, examples=tuple(map(_example, self._errors[key])))
+            for key, count in self._error_counts.most_common()
+        ]
+
+    def write(self, storage: Storage, run_uri: str, folder: str, report: PrepareReport) -> list[str]:
+        """Put errors.jsonl, report.json and report.html; their paths within the run."""
+        self._lines.seek(0)
+        storage.create_from_file(join(run_uri, folder, "errors.jsonl"), self._lines)
+        self._lines.close()
+        storage.create(join(run_uri, folder, "report.json"), report.model_dump_json(indent=1).encode())
+        storage.create(join(run_uri, folder, "report.html"), render(report).encode())
+        return [f"{folder}/{name}" for name in ("errors.jsonl", "report.json", "report.html")]
+
+
+def _example(row: dict[str, Any]) -> ErrorExample:
+    return ErrorExample(query_id=row["query_id"], source=SourceRow(**row["source"]), message=row["error"]["message"])
+
+
+def render(report: PrepareReport) -> str:
+    """The page of a run: HTML with inline CSS and SVG, no script, no request; every text escaped."""
+    drawn = {
+        name: _histogram(title, getattr(report, name), axis)
+        for name, title, axis in (
+            ("candidates", "Candidates per query", "candidates"),
+            ("characters", "Characters per query", "characters"),
+            ("longest", "Longest candidate per query", "characters"),
+        )
+    }
+    return page_environment().get_template("prepare.html.j2").render(report=report, charts=drawn)
+
+
+def _histogram(title: str, values: Distribution, axis: str) -> Any:
+    if values.p50 is None or values.p95 is None or values.p5 == values.max:
+        return None
+    return charts.histogram(title, values.edges, values.counts, {"median": values.p50, "p95": values.p95}, axis)

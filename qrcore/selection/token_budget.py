@@ -1,0 +1,13 @@
+"""As many of the best pieces as the budget holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qrcore.selection import Piece, Wanted, by_rank
+
+
+def want(pieces: Sequence[Piece], settings: Mapping[str, Any]) -> Wanted:
+    """All pieces, best first; the budget decides."""
+    return Wanted(tuple(piece.position for piece in by_rank(pieces)))

@@ -1,0 +1,46 @@
+"""Settings of the jobs around contexts are marked, and their mistakes said before anything is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from jobs.evaluate import EvaluateConfig
+from jobs.prepare import PrepareConfig
+from jobs.select import SelectConfig
+
+
+@pytest.mark.parametrize("config", [PrepareConfig, SelectConfig, EvaluateConfig])
+def test_every_setting_says_whether_it_affects_the_output(config: type[BaseModel]) -> None:
+    for name, field in _leaves(config):
+        assert isinstance(field.json_schema_extra["affects_output"], bool), name
+        assert field.description and field.description.endswith("."), name
+
+
+def _leaves(kind: type[BaseModel]) -> list[tuple[str, Any]]:
+    found = []
+    for name, field in kind.model_fields.items():
+        below = field.annotation
+        nested = isinstance(below, type) and issubclass(below, BaseModel)
+        found += _leaves(below) if nested else [(name, field)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["prepare"], "recipe: expected a value, got none. Give it with --recipe"),
+        (["prepare", "--recipe", "x", "--input", "a", "--output", "b"], "recipe: expected one of beir"),
+        (["select", "--input", "a", "--output", "b"], "needs a budget, got none"),
+        (["evaluate", "--input", "a"], "qrels: expected a value, got none. Give it with --qrels"),
+        (["compare", "a", "b", "--qrels", "gone.tsv", "--output", "o"], "gone.tsv: expected"),
+    ],
+)
+def test_mistakes_are_one_screen_and_code_2(arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
