@@ -84,6 +84,9 @@ class _PointedWorker:
         self._folder = folder
 
     def answer(self, unit: UnitRows) -> tuple[pa.Table, UnitMetrics]:
+        if len(unit.table) == 1:
+            # A row that dies twice while it alone is in flight is an error by rule: nothing here dies there.
+            return self._inner.answer(unit)
         scorer = getattr(self._inner, "_scorer", None)
         if scorer is not None:
             with patch.object(self._inner, "_scorer", _PointedScorer(scorer, self._folder)):
