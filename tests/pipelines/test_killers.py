@@ -221,7 +221,7 @@ def test_the_lease_of_a_dead_process_of_this_host_holds_nobody(tmp_path: Path) -
     assert list((run / "_leases").iterdir()) == []
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_an_interrupted_driver_exits_4_with_the_command_that_resumes(tmp_path: Path, sent: signal.Signals) -> None:
     rows = [row(f"q{i}", query="sleep:0.3") for i in range(24)]
     write_shard(tmp_path / "in" / "1.parquet", rows)
