@@ -195,7 +195,8 @@ def pass_points(job: Job[Any], folder: str, broken: str, stack: Any) -> PointedJ
 
     def commit(*arguments: Any) -> Any:
         reach(folder, "before manifest")
-        return _real["commit"](*arguments)
+        with broken_store(broken):  # only here: the probe at planning would refuse such a store
+            return _real["commit"](*arguments)
 
     def point_latest(*arguments: Any) -> Any:
         reach(folder, "after manifest")
@@ -211,6 +212,4 @@ def pass_points(job: Job[Any], folder: str, broken: str, stack: Any) -> PointedJ
     stack.enter_context(patch("pipelines.commit.point_latest", point_latest))
     stack.enter_context(patch("pipelines.work._read_unit", partial(_pointed_read, folder=folder)))
     stack.enter_context(patch("pipelines.work._write_unit", partial(_pointed_write, folder=folder, broken=broken)))
-    if broken == "non-atomic create":
-        stack.enter_context(broken_store(broken))
     return PointedJob(job, folder)

@@ -188,6 +188,8 @@ def _play_paused(
     drivers = [_start(ground, scenario, output, endpoint, again=False, join=True) for _ in range(2)]
     until = time.monotonic() + _DRIVER_TIMEOUT_S
     while len(list(Path(points).glob("before manifest.*.waiting"))) < 2 and time.monotonic() < until:
+        if any(driver.poll() is not None for driver in drivers):
+            break
         time.sleep(0.1)
     wait.unlink()
     said = [driver.communicate(timeout=_DRIVER_TIMEOUT_S)[0] for driver in drivers]
