@@ -44,8 +44,8 @@ def kills(folder: str, point: str) -> int:
     return len(list(Path(folder).glob(f"{point}.*.killed")))
 
 
-def reach(folder: str, point: str) -> None:
-    """Die here if the point is armed; wait here while it is to be waited at."""
+def reach(folder: str, point: str, *, with_driver: bool = False) -> None:
+    """Die here if the point is armed, with the driver or alone; wait here while it is to be waited at."""
     while Path(folder, f"{point}.wait").exists():
         Path(folder, f"{point}.{os.getpid()}.waiting").touch()
         time.sleep(0.05)
@@ -53,6 +53,8 @@ def reach(folder: str, point: str) -> None:
         Path(folder, f"{point}.armed").rename(Path(folder, f"{point}.{os.getpid()}-{time.time_ns()}.killed"))
     except FileNotFoundError:
         return
+    if with_driver:  # else Ray would try the same task again, and hide what the first try left
+        os.kill(int(Path(folder, "driver.pid").read_text()), signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -141,7 +143,7 @@ class _MarkerFirst(_PointedStorage):
 
     def create(self, uri: str, data: bytes) -> bool:
         self.replace(uri, data[:12])
-        reach(self.folder, "before PUT")
+        reach(self.folder, "before PUT", with_driver=True)
         self.replace(uri, data)
         return True
 

@@ -222,6 +222,8 @@ def _judge(
         committers = {text.rsplit(" by ", 1)[1].split()[0] for text in runs}
         if scenario.paused and len(committers) != 1:
             wrong.append(f"{len(committers)} drivers believe that they committed")
+    if any(number > 1 for path, number in faults.accepted.items() if "_manifest.json" in path):
+        wrong.append("a manifest was put where one stood")
     if not scenario.point and any(code not in (0,) for code in codes):
         wrong.append(f"exit codes {codes} without a kill")
     times = Counter(_source(row) for row in found)
