@@ -45,7 +45,7 @@ _PRECONDITION = "if-none-match"
 
 @dataclass(slots=True)
 class Faults:
-    """``rates``: share of requests that meet each kind. ``requests`` counts (method, status), ``accepted`` puts by path;
+    """``rates``: share of requests that meet each kind. ``requests`` counts (method, status), ``accepted`` its puts,
     ``longest_row``: how many faults in a row one request may meet, so that every request succeeds in the end."""
 
     rates: dict[str, float] = field(default_factory=dict)
