@@ -45,14 +45,14 @@ _PRECONDITION = "if-none-match"
 
 @dataclass(slots=True)
 class Faults:
-    """``rates``: share of requests that meet each kind. ``requests`` counts (method, status), ``met`` the faults;
+    """``rates``: share of requests that meet each kind. ``requests`` counts (method, status), ``accepted`` its puts,
     ``longest_row``: how many faults in a row one request may meet, so that every request succeeds in the end."""
 
     rates: dict[str, float] = field(default_factory=dict)
     seed: int = 0
     longest_row: int = 3
     requests: Counter[tuple[str, int]] = field(default_factory=Counter)
-    creates: Counter[str] = field(default_factory=Counter)
+    accepted: Counter[str] = field(default_factory=Counter)
     met: Counter[str] = field(default_factory=Counter)
     _seen: Counter[tuple[str, str]] = field(default_factory=Counter)
     _in_a_row: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -84,8 +84,8 @@ class Faults:
         """Take note of an answered request."""
         with self._lock:
             self.requests[(method, status)] += 1
-            if is_create:
-                self.creates[path] += 1
+            if method == "PUT" and status == 200:
+                self.accepted[path] += 1
 
     def total(self, method: str) -> int:
         """Requests of a method, whatever came of them."""

@@ -3,6 +3,7 @@
 Everything else is the real thing: plan, Ray Data, create-only objects, marks, commit. Queries it obeys:
 ``kill`` SIGKILLs the worker; ``kill-once:FILE`` does so the first time; ``kill-driver:FILE`` takes the process whose
 number stands in FILE down first, once; ``cuda`` raises what a lost GPU raises; ``sleep:S`` takes S seconds;
+``until:FILE`` waits for a file, and then a moment;
 ``oom`` is a row that does not fit.
 """
 
@@ -145,6 +146,10 @@ def obey(text: str) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
     elif word == "sleep":
         time.sleep(float(argument))
+    elif word == "until":
+        while not Path(argument).exists():
+            time.sleep(0.05)
+        time.sleep(0.1)
     elif word == "oom":
         raise ScoreError("oom", "memory: expected this prompt to fit, and it did not.", stage="score")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
@@ -25,6 +26,7 @@ def _run(spec: dict[str, Any]) -> int:
 
     settings, job = (_real if spec["real"] else _stub)(spec)
     folder, point, wanted = spec["points"], spec["point"], spec["kills"]
+    Path(folder, "driver.pid").write_text(str(os.getpid()))
 
     def at_unit(_done: int) -> None:
         # One kill a unit: each is to meet another moment, not the same row again.

@@ -188,6 +188,8 @@ def _play_paused(
     drivers = [_start(ground, scenario, output, endpoint, again=False, join=True) for _ in range(2)]
     until = time.monotonic() + _DRIVER_TIMEOUT_S
     while len(list(Path(points).glob("before manifest.*.waiting"))) < 2 and time.monotonic() < until:
+        if any(driver.poll() is not None for driver in drivers):
+            break
         time.sleep(0.1)
     wait.unlink()
     said = [driver.communicate(timeout=_DRIVER_TIMEOUT_S)[0] for driver in drivers]
@@ -220,6 +222,8 @@ def _judge(
         committers = {text.rsplit(" by ", 1)[1].split()[0] for text in runs}
         if scenario.paused and len(committers) != 1:
             wrong.append(f"{len(committers)} drivers believe that they committed")
+    if any(number > 1 for path, number in faults.accepted.items() if "_manifest.json" in path):
+        wrong.append("a manifest was put where one stood")
     if not scenario.point and any(code not in (0,) for code in codes):
         wrong.append(f"exit codes {codes} without a kill")
     times = Counter(_source(row) for row in found)

@@ -18,7 +18,7 @@ def stub_ground(s3_environment: str, tmp_path_factory: pytest.TempPathFactory) -
         yield made
 
 
-@pytest.mark.parametrize("point", ["after PUT before reply", "before manifest"])
+@pytest.mark.parametrize("point", ["after PUT before reply", pytest.param("before manifest", marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_ends_as_one_that_is_not(stub_ground: Ground, point: str) -> None:
     outcome = play(stub_ground, Scenario(f"killed {point}", point, kills=1, real=False))
     assert outcome.kills == 1
@@ -38,11 +38,13 @@ def test_of_two_drivers_at_the_manifest_one_commits(stub_ground: Ground) -> None
     assert outcome.exit_codes == (0, 0)
 
 
+@pytest.mark.slow
 def test_a_create_that_overwrites_is_caught(stub_ground: Ground) -> None:
     outcome = play(stub_ground, Scenario("overwrites", paused=True, real=False, broken="non-atomic create"))
     assert not outcome.whole
 
 
+@pytest.mark.slow
 def test_a_conflict_taken_as_done_is_caught(stub_ground: Ground) -> None:
     rates = {"conflict": 0.5}
     outcome = play(stub_ground, Scenario("hasty", rates=rates, real=False, broken="409 taken as done", seed=2))
