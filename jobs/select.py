@@ -140,7 +140,7 @@ def pipeline_settings(config: SelectConfig, environment: Mapping[str, str] = Map
             "another --policy."
         )
     texts = {name: _template(name, getattr(render, name)) for name in ("template", "system", "user", "assistant")}
-    given = {name: text for name, text in texts.items() if text is not None}
+    given: dict[str, Any] = {name: text for name, text in texts.items() if text is not None}
     return SelectSettings(
         run=RunSettings(
             inputs=(),

@@ -24,8 +24,8 @@ from pipelines.schemas import Carry, carried_fields
 from pipelines.selecting import BUNDLE_FIELDS, Bundler, BundleSettings, bundle_schema
 from pipelines.side_files import ErrorLines
 from pipelines.storage import Storage, StorageOptions, absolute, join
-from pipelines.units import UnitRows, parquet_table
-from pipelines.work import UnitMetrics, UnitWorker, unit_uri
+from pipelines.units import UnitRows, parquet_table, unit_uri
+from pipelines.work import UnitMetrics, UnitWorker
 from qrcore.errors import ConfigError, InputError, RunError, ScoreError
 
 JOB: Final = "select"
@@ -249,6 +249,11 @@ class BundleFiles:
         self._errors = ErrorLines()
         self._chat = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
         self._totals = _Totals()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """None: what there is to say of a bundle stands in its flags."""
+        return ()
 
     def watch(self, units: Iterable[StoredUnit]) -> Iterator[StoredUnit]:
         """The same units, taken note of."""

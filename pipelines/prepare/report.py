@@ -160,10 +160,9 @@ class PrepareReportBuilder:
                 largest_shard=max(self._sizes, default=0),
             ),
             errors=tuple(self._groups()),
-            **{
-                name: distribution(np.concatenate(values).tolist() if values else [])
-                for name, values in self._numbers.items()
-            },
+            candidates=self._distribution("candidates"),
+            characters=self._distribution("characters"),
+            longest=self._distribution("longest"),
             duplicates=Duplicates(
                 query_ids=counts["doubled"],
                 examples=tuple(self._doubled),
