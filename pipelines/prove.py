@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipelines.commit import StoredUnit
 from pipelines.detection.causal import MaskedTrials, Masks, causal_findings
-from pipelines.detection.comparison import Trials, by_place, compare_sets, draws
+from pipelines.detection.comparison import SetQuality, Trials, by_place, compare_sets, draws
 from pipelines.detection.page import RunLine, proof_page
 from pipelines.detection.rivals import CHOSEN
 from pipelines.detection.trials import TRIALS_SCHEMA
@@ -30,7 +30,7 @@ from pipelines.side_files import ErrorLines
 from pipelines.splits import Part
 from pipelines.storage import Storage, join
 from pipelines.work import UnitWorker
-from qrcore.heads import HeadSet
+from qrcore.heads import HeadSet, parse_head
 from qrcore.matching import length_warnings
 from qrcore.records import Order, ScorerIdentity
 
@@ -189,8 +189,14 @@ def proof_report(settings: ProveSettings, trials: Trials, masked: MaskedTrials) 
         "kept_back": trials.kept_back,
         "failed": dict(sorted(trials.errors.items())),
         "order": settings.order,
-        "sets": [{"heads": list(settings.sets.get(one.name, ())), **asdict(one)} for one in qualities],
+        "sets": [_set_record(settings.sets.get(one.name, ()), one) for one in qualities],
         "random": [asdict(one) for one in draws(qualities)],
         "places": [asdict(one) for one in by_place(trials)],
         "causal": asdict(causal) if causal else None,
     }
+
+
+def _set_record(heads: Sequence[str], quality: SetQuality) -> dict[str, Any]:
+    """A set's quality with its heads and the layers that it needs run (0 for the first stage)."""
+    layers = max((parse_head(head).layer + 1 for head in heads), default=0)
+    return {"heads": list(heads), "layers": layers, **asdict(quality)}

@@ -85,11 +85,10 @@ def _costs(report: Mapping[str, Any]) -> dict[str, Markup]:
     """What depth and number cost, where more than the choice itself was measured."""
     depths, numbers = [], []
     for one in report["sets"]:
-        layers = 1 + max((parse_head(head).layer for head in one["heads"]), default=-1)
         value = one["ndcg_10"]
         dot = Dot(one["name"], value["mean"], value["low"], value["high"], one["name"] == CHOSEN)
         if one["name"] in (CHOSEN, ANY_DEPTH) or one["name"].startswith("up-to-layer-"):
-            depths.append((float(layers), dot))
+            depths.append((float(one["layers"]), dot))
         if one["name"] == CHOSEN or one["name"].startswith("top-"):
             numbers.append((float(len(one["heads"])), dot))
     charts = {}

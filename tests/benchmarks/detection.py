@@ -3,8 +3,9 @@
 ``python -m tests.benchmarks.detection`` (or ``make bench``): the embedded model and a random 12-layer Llama of 110 M
 parameters, 2k tokens. The reading is the one of ``qrbatch detect``: documents once, the query and the null query after
 them, in one packed pass; the plain pass is the model's own with scaled-dot-product attention, over the prompt of the
-query. Both are run in turn and ratios are taken round by round, so that a machine that drifts does not matter. Peak
-memory is that of a fresh process with one reading, above what it held with the model loaded. Writes
+query. A third run lets the three methods judge what was read, as an actor does for every example. They are run in turn
+and ratios are taken round by round, so that a machine that drifts does not matter. Peak memory is that of a fresh
+process with one pass, above what it held with the model loaded (Linux only). Writes
 ``tests/benchmarks/results/detection.json``.
 """
 
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,7 +27,9 @@ import torch
 from transformers import LlamaConfig, LlamaModel, PreTrainedModel
 
 from qrcore.attention.read import Suffix, read_attention
+from qrcore.contracts.scorer import Reading
 from qrcore.heads import Head
+from qrcore.loading import load_method
 from qrcore.models import load_language_model, open_model
 from qrcore.records import Span
 
@@ -36,6 +38,7 @@ _TOKENS: Final = 2048
 #: Instruction, query and mark of the embedded prompt, and the same with "N/A" in the query's place.
 _ASKING_TOKENS: Final = 40
 _NULL_TOKENS: Final = 24
+_DOCUMENT_TOKENS: Final = 100
 _MODELS: Final = ("embedded", "llama-110m")
 _RESULTS: Final = Path(__file__).parent / "results" / "detection.json"
 
@@ -46,7 +49,7 @@ def _model(name: str) -> PreTrainedModel:
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=768,
-        intermediate_size=2560,
+        intermediate_size=3072,
         num_hidden_layers=12,
         num_attention_heads=12,
         num_key_value_heads=4,
@@ -67,11 +70,29 @@ def _reading(model: PreTrainedModel) -> Callable[[], Any]:
     prefix, asking = ids[:-_ASKING_TOKENS], tuple(ids[-_ASKING_TOKENS:])
     null = asking[:_NULL_TOKENS]
     suffixes = [Suffix(asking, Span(0, len(asking))), Suffix(null, Span(0, len(null)))]
-    config = model.config
-    heads = [
-        Head(layer, head) for layer in range(config.num_hidden_layers) for head in range(config.num_attention_heads)
-    ]
-    return lambda: read_attention(model, prefix, suffixes, heads)
+    return lambda: read_attention(model, prefix, suffixes, _heads(model))
+
+
+def _heads(model: PreTrainedModel) -> list[Head]:
+    layers, heads = model.config.num_hidden_layers, model.config.num_attention_heads
+    return [Head(layer, head) for layer in range(layers) for head in range(heads)]
+
+
+def _judging(model: PreTrainedModel) -> Callable[[], Any]:
+    """The reading, and every method's value of every head: documents of a hundred tokens, the third one relevant."""
+    read, ids, heads = _reading(model), _ids(model), tuple(_heads(model))
+    end = len(ids) - _ASKING_TOKENS
+    spans = tuple(Span(start, start + _DOCUMENT_TOKENS) for start in range(8, end - _DOCUMENT_TOKENS, _DOCUMENT_TOKENS))
+    relevance = [int(place == 2) for place in range(len(spans))]
+    methods = [load_method(name).build() for name in ("qrscore", "ndcg", "core")]
+
+    def judge() -> list[Any]:
+        asked, null = (attention[:, :end] for attention in read())
+        order = tuple(range(len(spans)))
+        reading = Reading(heads, asked, null, tuple(ids[:end]), spans, order, len(ids))
+        return [method.head_values(reading, relevance) for method in methods]
+
+    return judge
 
 
 def _plain(model: PreTrainedModel) -> Callable[[], Any]:
@@ -89,28 +110,30 @@ def _seconds(run: Callable[[], Any]) -> float:
 def measure(name: str) -> dict[str, Any]:
     """Median CPU seconds and paired ratios of one model."""
     model = _model(name)
-    runs = {"all_heads": _reading(model), "plain_forward": _plain(model)}
+    runs = {kind: make(model) for kind, make in _RUNS.items()}
     times: dict[str, list[float]] = {kind: [] for kind in runs}
     for counted in range(_ROUNDS + 1):
         for kind, run in runs.items():
             seconds = _seconds(run)
             if counted:  # the first round warms up
                 times[kind].append(seconds)
-    ratios = [a / b for a, b in zip(times["all_heads"], times["plain_forward"], strict=True)]
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {
         "model": name,
         "parameters": parameters,
         "tokens": _TOKENS,
         "cpu_seconds": {kind: statistics.median(values) for kind, values in times.items()},
-        "reading_over_plain": {
-            "median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios),
-        },
+        "over_plain_forward": {kind: _ratios(times[kind], times["plain_forward"]) for kind in runs},
         "memory": {
             "model_mib": sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20,
             "peak_above_it_mib": {kind: _peak(name, kind) for kind in runs},
         },
     }  # fmt: skip
+
+
+def _ratios(times: list[float], plain: list[float]) -> dict[str, float]:
+    ratios = [a / b for a, b in zip(times, plain, strict=True)]
+    return {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
 
 
 def _peak(name: str, kind: str) -> float:
@@ -119,11 +142,24 @@ def _peak(name: str, kind: str) -> float:
 
 
 def _print_peak(name: str, kind: str) -> None:
-    model = _model(name)
-    run = _reading(model) if kind == "all_heads" else _plain(model)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run = _RUNS[kind](_model(name))
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak of loading
+    before = _status("VmRSS")
     _seconds(run)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print((_status("VmHWM") - before) / 1024)
+
+
+def _status(name: str) -> int:
+    """A line of this process's memory, in KiB."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+_RUNS: Final[dict[str, Callable[[PreTrainedModel], Callable[[], Any]]]] = {
+    "all_heads": _reading,
+    "all_heads_and_methods": _judging,
+    "plain_forward": _plain,
+}
 
 
 def main() -> None:

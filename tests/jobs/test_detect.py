@@ -12,6 +12,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from jobs.cli import app
+from jobs.detect import pipeline_settings
+from jobs.detect_config import DetectConfig
+from jobs.settings import validate
 from pipelines.commit import manifest_rows
 from pipelines.schemas import QRELS_SCHEMA
 from pipelines.splits import part_of
@@ -119,3 +122,12 @@ def test_without_a_usable_example_there_is_no_head_set(tmp_path: Path) -> None:
     assert refused.exit_code == 2
     assert "at least one with a relevant candidate" in " ".join(refused.stderr.split())
     assert not list((tmp_path / "out").glob("*.latest.json"))
+
+
+def test_proving_on_what_the_choice_has_seen_must_be_asked_for_and_is_written_into_the_head_set() -> None:
+    given = {"input": {"uris": ["in"]}, "output": {"uri": "out"}, "qrels": "qrels.parquet"}
+    usual = pipeline_settings(validate(DetectConfig, given))
+    assert (usual.part, usual.contamination) == ("dev", None)
+    forced = pipeline_settings(validate(DetectConfig, {**given, "part": "all", "contamination": "BEIR NQ test"}))
+    assert forced.part is None
+    assert forced.contamination == "BEIR NQ test; found on all queries of its data, the test part among them"

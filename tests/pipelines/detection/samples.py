@@ -18,6 +18,7 @@ from pipelines.detection.report import detection_report
 from pipelines.detection.rivals import rivals
 from pipelines.detection.rows import HEAD_VALUES_SCHEMA, HeadValues, row_from_values
 from pipelines.detection.trials import FIRST_STAGE, TRIALS_SCHEMA
+from pipelines.prove import _set_record
 from pipelines.rows import Source
 from qrcore.causal import CopyAccuracy
 from qrcore.heads import HeadSet, ModelShape
@@ -84,7 +85,7 @@ def proof(size: str, queries: int = 60) -> dict[str, Any]:
         "kept_back": 40,
         "failed": {"nothing_relevant": 3},
         "order": "shuffled",
-        "sets": [{"heads": list(sets.get(one.name, ())), **asdict(one)} for one in qualities],
+        "sets": [_set_record(sets.get(one.name, ()), one) for one in qualities],
         "random": [asdict(one) for one in draws(qualities)],
         "places": [asdict(one) for one in by_place(trials_of_all)],
         "causal": causal(controls=20 if size != "few" else 3, answered=size != "medium") if queries else None,

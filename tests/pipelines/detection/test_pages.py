@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.detection.page import detection_page, proof_page
 from pipelines.detection.pictures import MOST_HEADS, Dot, score_curve
+from qrcore.heads import parse_head
 from tests.pipelines.chromium import Browser, launch
 from tests.pipelines.detection.samples import LINE, SIZES, findings, proof
 from tests.pipelines.detection.samples import causal as causal_sample
@@ -50,6 +51,8 @@ def test_rivals_stand_on_the_page_with_what_may_be_said() -> None:
         said = "above" if minus["low"] > 0 else "below" if minus["high"] < 0 else "not distinguishable"
         place = words.index(f" {one['name']} ")
         assert said in words[place : place + 90], one["name"]
+        assert f"{len(one['heads']) or '—'} {one['layers'] or '—'} {one['ndcg_10']['mean']:.3f}" in words
+        assert one["layers"] == max((parse_head(head).layer + 1 for head in one["heads"]), default=0)
     assert "60 queries" in words and "over 5 seeds" in words
     assert "as given" in words and "Quality against depth" in words
 
