@@ -7,7 +7,7 @@ in turn and ratios are taken round by round. Writes ``results/engine.json``.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from typing import Any, Final
 
 import torch
@@ -65,7 +65,7 @@ def _layers_ceiling() -> float:
     return subject.LAYERS * layer / ((subject.DEPTH - 1) * layer + own)
 
 
-def shared_context(queries: int, rounds: int = 2) -> dict[str, Any]:
+def shared_context(queries: int, rounds: int = 1) -> dict[str, Any]:
     """Queries per CPU second over the same documents, and one query of the reference in the same rounds."""
     cut, whole = subject.model(subject.DEPTH), subject.model()
     many, single = subject.prompt(_SHARED_TOKENS, queries), subject.prompt(_SHARED_TOKENS)
@@ -142,16 +142,23 @@ def _needed_flops(tokens: int, prefix: int) -> float:
 
 
 def main() -> None:
-    """Measure, print and write."""
-    torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
-    machine.write(
-        "engine",
-        {
-            "one_query": [one_query(tokens) for tokens in _LENGTHS],
-            "shared_context": [shared_context(queries) for queries in _SHARED_QUERIES],
-            "floor": floor(),
-        },
-    )
+    """Measure part by part, print, and write what there is after each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=_ROUNDS)
+    parser.add_argument("--lengths", type=int, nargs="*", default=_LENGTHS)
+    parser.add_argument("--queries", type=int, nargs="*", default=_SHARED_QUERIES)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    results: dict[str, Any] = {"rounds": given.rounds, "one_query": [], "shared_context": []}
+    for tokens in given.lengths:
+        results["one_query"].append(one_query(tokens, given.rounds))
+        machine.write("engine", results)
+    results["floor"] = floor(rounds=given.rounds)
+    machine.write("engine", results)
+    for queries in given.queries:
+        results["shared_context"].append(shared_context(queries))
+        machine.write("engine", results)
 
 
 if __name__ == "__main__":
