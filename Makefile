@@ -49,7 +49,7 @@ format: venv
 	$(BIN)/ruff check --fix .
 
 bench: venv
-	$(BIN)/python -m tests.benchmarks.scoring
+	for part in engine memory packing loading; do $(BIN)/python -m tests.benchmarks.$$part || exit; done
 
 # LISTS: folder of judged lists that are made from the collections beside the repository.
 LISTS ?= judged-lists

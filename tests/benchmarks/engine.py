@@ -24,8 +24,9 @@ _ROUNDS: Final = 5
 
 
 def one_query(tokens: int, rounds: int = _ROUNDS) -> dict[str, Any]:
-    """CPU seconds of the engine, the reference, and stock passes of 12 and of 7 layers, at one length."""
+    """Seconds of the engine, the reference, and stock passes of 12 and of 7 layers, at one length."""
     cut, whole, seven = subject.model(subject.DEPTH), subject.model(), subject.model(subject.DEPTH - 1)
+    cut.load_state_dict(whole.state_dict(), strict=False)
     prompt = subject.prompt(tokens)
     times = paired(
         {

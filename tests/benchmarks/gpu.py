@@ -147,7 +147,7 @@ def measure(case: Case, device: torch.device) -> dict[str, Any]:
 
 
 def _model(config: PreTrainedConfig, layers: int, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """Random weights, the same for the same layer at every depth."""
+    """Random weights."""
     torch.manual_seed(0)
     cut = cut_config(config, layers)
     cut._attn_implementation = "sdpa"
