@@ -154,8 +154,7 @@ class AttentionCall:
     """The layout of a forward pass and what each verb wants of it.
 
     ``reads``: one reader per layer; ``last_layer``: the forward ends inside the attention of this layer, before its
-    output is computed (None: it runs to the end); ``chunk_tokens``: how many tokens go through a layer at once, all
-    layers' memory beside one vector per token and one layer's keys and values.
+    output is computed (None: it runs to the end); ``chunk_tokens``: how many tokens go through a layer at once.
     """
 
     layout: PackedLayout

@@ -33,7 +33,7 @@ CASES: Final = (
     Case(2048),
     Case(4096),
     Case(8192),
-    Case(8192, chunk_tokens=8192),
+    Case(5120, chunk_tokens=5120),
     Case(4096, queries=32),
     Case(4096, reader="reference"),
 )

@@ -254,7 +254,7 @@ def test_gradients_flow_through_chunks(chunk_tokens: int) -> None:
     reads = {2: lambda layer, inputs: once.append(inputs.query.sin().sum())}
     attach.run(other, torch.arange(5, 65), AttentionCall(layout, reads, 2, 10**6))
     once[0].backward()
-    torch.testing.assert_close(weight.grad, whole.grad, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(weight.grad, whole.grad, rtol=1e-4, atol=1e-4)
 
 
 def test_nothing_stays_registered() -> None:
