@@ -50,8 +50,7 @@ format: venv
 	$(BIN)/ruff check --fix .
 
 bench: venv
-	$(BIN)/python -m tests.benchmarks.scoring
-	$(BIN)/python -m tests.benchmarks.detection
+	for part in engine memory packing loading detection; do $(BIN)/python -m tests.benchmarks.$$part || exit; done
 
 # KILLS: at each named point.
 KILLS ?= 5

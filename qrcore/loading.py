@@ -7,13 +7,13 @@ from typing import Literal
 
 from qrcore import methods
 from qrcore.contracts.method import Method
-from qrcore.encoding import QuerySpan
+from qrcore.encoding import QuerySpan, RequestEncoder
 from qrcore.engine import EngineSettings
 from qrcore.errors import ConfigError
 from qrcore.heads import Head, HeadSet, resolve_heads, unique_heads
 from qrcore.matching import OnMismatch, check_origin
-from qrcore.methods.qrhead import QRHeadScorer, QRHeadSettings
-from qrcore.models import load_language_model, load_model, open_model
+from qrcore.methods.qrhead import QRHeadScorer, QRHeadSettings, request_encoder
+from qrcore.models import load_language_model, load_model, load_tokenizer, open_model
 from qrcore.prompts import PromptFormat, resolve_prompt
 from qrcore.records import Order
 from qrcore.selfcheck import check_reading
@@ -75,6 +75,33 @@ def load_scorer(
     )
     warnings = (*warnings, *_other_prompt(head_set, chosen))
     return QRHeadScorer(loaded, head_set, settings, warnings, engine, language_model)
+
+
+def load_encoder(
+    model: str,
+    revision: str | None = None,
+    heads: str | HeadSet | Sequence[Head] | None = None,
+    prompt: str = "auto",
+    null_query: str = "N/A",
+    query_span: QuerySpan = "official",
+    order: Order = "as_given",
+    document_special_tokens: SpecialTokens = "text",
+    allow_sliding_window: bool = False,
+) -> RequestEncoder:
+    """What encodes requests for the scorer that :func:`load_scorer` loads with the same settings, without its weights:
+    for workers that tokenise ahead of it. Raises :class:`ConfigError`."""
+    source = open_model(model, revision)
+    head_set = resolve_heads(heads, source.head_set, source.shape)
+    tokenizer = load_tokenizer(source)
+    settings = QRHeadSettings(
+        prompt=resolve_prompt(prompt, tokenizer, head_set.prompt),
+        null_query=null_query,
+        query_span=query_span,
+        order=order,
+        document_special_tokens=document_special_tokens,
+        allow_sliding_window=allow_sliding_window,
+    )
+    return request_encoder(tokenizer, source, head_set, settings, source.max_tokens)
 
 
 def load_method(name: str) -> Method:

@@ -39,8 +39,8 @@ class PassBytes:
 
 @dataclass(frozen=True, slots=True)
 class PassMemory:
-    """The memory of passes with one model, one head set and one size of chunks; all fields but the last two in
-    bytes."""
+    """The memory of passes with one model and one head set, in bytes: of the kept ``weights``, for each ``token`` of a
+    pass, for each token of a chunk (``chunk_token``), and for each key of a suffix that is read (``reading_key``)."""
 
     weights: int
     token: int

@@ -63,21 +63,22 @@ class _Pass:
 
     call: AttentionCall
     rows: Span = field(default=Span(0, 0))
-    key: Tensor | None = None
-    value: Tensor | None = None
+    key: Any = None
+    value: Any = None
 
     def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Keep this chunk's keys and values (``[kv_head, row, dim]``); all up to its last token."""
-        if self.rows == Span(0, self.call.layout.length):
+        start, stop, length = *self.rows, self.call.layout.length
+        if (start, stop) == (0, length):
             return key, value
-        if self.key is None or self.value is None:
-            length = self.call.layout.length
-            self.key, self.value = (
-                states.new_empty(states.shape[0], length, states.shape[2]) for states in (key, value)
-            )
-        place = slice(self.rows.start, self.rows.stop)
-        self.key[:, place], self.value[:, place] = key, value
-        return self.key[:, : self.rows.stop], self.value[:, : self.rows.stop]
+        if key.requires_grad:  # what gradients need must not be written over
+            before = (self.key, self.value) if start else (key[:, :0], value[:, :0])
+            self.key, self.value = torch.cat([before[0], key], dim=1), torch.cat([before[1], value], dim=1)
+            return self.key, self.value
+        if self.key is None:
+            self.key, self.value = (s.new_empty(s.shape[0], length, s.shape[2]) for s in (key, value))
+        self.key[:, start:stop], self.value[:, start:stop] = key, value
+        return self.key[:, :stop], self.value[:, :stop]
 
 
 @contextmanager

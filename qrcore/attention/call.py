@@ -162,8 +162,7 @@ class AttentionCall:
 
     ``reads``: one reader per layer; ``gates``: one gate per layer, which works before the reader looks, so that gated
     attention can be read; ``last_layer``: the forward ends inside the attention of this layer, before its output is
-    computed (None: it runs to the end); ``chunk_tokens``: how many tokens go through a layer at once, all layers'
-    memory beside one vector per token and one layer's keys and values.
+    computed (None: it runs to the end); ``chunk_tokens``: how many tokens go through a layer at once.
     """
 
     layout: PackedLayout

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from qrcore.encoding import EncodedRequest
 from qrcore.errors import ScoreError
 from qrcore.heads import Head, HeadSet
 from qrcore.models import LanguageModel
@@ -66,4 +67,14 @@ class Scorer(Protocol):
 
     def rank(self, query: str, docs: Sequence[Document]) -> Ranking: ...
 
-    def rank_many(self, requests: Iterable[RankRequest]) -> Iterator[Ranking | ScoreError]: ...
+    def rank_many(self, requests: Iterable[RankRequest]) -> Iterator[Ranking | ScoreError]:
+        """A ranking or the reason why there is none, for each request in order; requests may share passes."""
+        ...
+
+    def encode(self, request: RankRequest) -> EncodedRequest:
+        """The request in tokens. Raises :class:`ScoreError`."""
+        ...
+
+    def rank_encoded(self, entries: Sequence[EncodedRequest | ScoreError]) -> Iterator[Ranking | ScoreError]:
+        """:meth:`rank_many` of requests that are encoded; errors are handed through."""
+        ...

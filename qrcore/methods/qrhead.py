@@ -203,7 +203,7 @@ class QRHeadScorer:
         return _of_row(entry, self._too_large(entry))
 
     def _rank_together(self, groups: _Groups) -> list[Ranking | ScoreError]:
-        """Answers of all requests of a pass; what cannot run together runs one by one, so that an error stays alone."""
+        """Answers of all requests of a pass; what cannot run together runs in halves, so that an error stays alone."""
         members = [member for group in groups for member in group]
         problem = None if self._fits(groups) else self._too_large(members[0])
         if problem is None:
@@ -215,7 +215,7 @@ class QRHeadScorer:
                 problem = _of_row(members[0], error)
         if len(members) == 1:
             return [problem]
-        return [answer for member in members for answer in self._rank_together([[member]])]
+        return [answer for half in _halves(groups) for answer in self._rank_together(half)]
 
     def _answer(self, request: EncodedRequest, reading: Reading) -> Ranking | ScoreError:
         try:
@@ -285,6 +285,13 @@ class QRHeadScorer:
 
 
 _Groups = Sequence[Sequence[EncodedRequest]]
+
+
+def _halves(groups: _Groups) -> tuple[_Groups, _Groups]:
+    if len(groups) > 1:
+        return groups[: len(groups) // 2], groups[len(groups) // 2 :]
+    (members,) = groups
+    return [members[: len(members) // 2]], [members[len(members) // 2 :]]
 
 
 def _of_row(request: EncodedRequest, error: ScoreError) -> ScoreError:

@@ -3,7 +3,8 @@
 ``python -m tests.benchmarks.gpu [--minutes 9]`` measures one case after the other, writes each into
 ``results/gpu.json`` as it is done, and skips what stands there: a session that is cut off goes on with the next call.
 ``--smallest`` runs two tiny cases, on a CPU too. Per case: tokens per second, share of the measured matmul rate, peak
-bytes against prediction, the ratio to the reference path, and the largest difference of token scores to float32.
+bytes against prediction, the ratio to the reference path, and the largest difference of token scores to the reference
+path in float32.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ def measure(case: Case, device: torch.device) -> dict[str, Any]:
 
 
 def _model(config: PreTrainedConfig, layers: int, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """Random weights, the same for the same layer at every depth."""
+    """Random weights."""
     torch.manual_seed(0)
     cut = cut_config(config, layers)
     cut._attn_implementation = "sdpa"
@@ -214,16 +215,16 @@ def _needed_flops(config: PreTrainedConfig, heads: Sequence[Head], case: Case, p
 def _difference(
     case: Case, config: PreTrainedConfig, heads: tuple[Head, ...], model: PreTrainedModel, device: torch.device
 ) -> float | None:
-    """Of token scores summed over heads, to the same weights in float32; None where that is too large to hold."""
+    """Of token scores summed over heads, to the reference path over the same weights in float32; None where that is
+    too large to hold."""
     if case.tokens > 16384:
         return None
-    exact = _model(config, len(model.layers), torch.float32, torch.device("cpu") if device.type == "cpu" else device)
+    exact = _model(config, len(model.layers), torch.float32, device)
     exact.load_state_dict(model.state_dict())
-    prompt = [_prompt(case, config.vocab_size, 0)]
-    ours, theirs = (read_packed(m, prompt, heads, case.chunk_tokens)[0] for m in (model, exact))
-    shared = len(prompt[0].prefix_ids)
-    ours_scores, exact_scores = ((r[0] - r[-1])[:, :shared].sum(dim=0) for r in (ours, theirs))
-    return float((ours_scores - exact_scores).abs().max())
+    prompt = _prompt(case, config.vocab_size, 0)
+    ours = read_packed(model, [prompt], heads, case.chunk_tokens)[0]
+    scores = (ours[0] - ours[-1])[:, : len(prompt.prefix_ids)].sum(dim=0)
+    return float((scores - reference.read(exact, prompt, heads)[0].sum(dim=0)).abs().max())
 
 
 def _reference(

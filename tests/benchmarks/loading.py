@@ -27,18 +27,18 @@ _DEPTHS: Final = (8, 18, 32)
 _ROUNDS: Final = 3
 
 
-def save_checkpoint(folder: Path) -> None:
+def save_checkpoint(folder: Path, hidden: int = 768) -> None:
     """The model in shards of about two layers, with a tokenizer."""
     tokenizer = tiny.byte_level(tricky=False)
     config = LlamaConfig(
-        hidden_size=768,
-        intermediate_size=3072,
+        hidden_size=hidden,
+        intermediate_size=4 * hidden,
         num_hidden_layers=_LAYERS,
         num_attention_heads=12,
         num_key_value_heads=4,
         vocab_size=tokenizer.get_vocab_size(),
     )
-    AutoModel.from_config(config).save_pretrained(folder, max_shard_size="80MB")
+    AutoModel.from_config(config).save_pretrained(folder, max_shard_size=140 * hidden**2)
     tiny.save_tokenizer(folder, tokenizer, adds_bos=True)
 
 

@@ -42,11 +42,12 @@ class Paired:
 
 
 def paired(runs: Mapping[str, Callable[[], Any]], rounds: int) -> Paired:
-    """Run all in turn, A B C A B C …: a machine that drifts drifts for all. One more round first, uncounted."""
+    """Run all in turn, A B C A B C …: a machine that drifts drifts for all. One more round first, uncounted, where
+    there is more than one."""
     cpu: dict[str, list[float]] = {name: [] for name in runs}
     wall: dict[str, list[float]] = {name: [] for name in runs}
     with torch.inference_mode():
-        for number in range(rounds + 1):
+        for number in range(rounds + 1) if rounds > 1 else (1,):
             for name, run in runs.items():
                 wall_before, cpu_before = time.perf_counter(), time.process_time()
                 run()
@@ -73,6 +74,15 @@ def write(name: str, results: Any) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({name: results}))
+
+
+def write_part(name: str, part: str, result: Any) -> None:
+    """Put one part into ``results/<name>.json``, with machine, versions and commit of its own."""
+    file = RESULTS / f"{name}.json"
+    parts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    parts[part] = {**result, "measured_at": datetime.now(UTC).isoformat(timespec="seconds"), **where()}
+    file.write_text(json.dumps(parts, indent=1) + "\n", encoding="utf-8")
+    print(part, json.dumps(result), flush=True)
 
 
 def where(device: torch.device | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Many lists of 300 to 1,000 tokens with the embedded model: shared passes against one list at a time.
+"""Many lists of some 370 to 1,250 tokens with the embedded model: shared passes against one list at a time.
 
 ``python -m tests.benchmarks.packing`` (or ``make bench``). Tokenising is timed apart, because workers do it ahead of
 scoring. Writes ``results/packing.json``.

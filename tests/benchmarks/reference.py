@@ -65,13 +65,14 @@ def _mean_attention(cache: DynamicCache, suffix: Suffix, shared: int) -> Tensor:
     """``[layer, head, prefix token]``: every head of every layer, of the suffix's rows alone."""
     means = []
     for layer, states in enumerate(cache.layers):
-        query = _queries[layer][0, :, -len(suffix.ids) :]
-        key = states.keys[0].repeat_interleave(query.shape[0] // states.keys.shape[1], dim=0)
-        logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-        rows = torch.arange(len(suffix.ids), device=key.device)
-        logits[..., shared:].masked_fill_(rows[:, None] < rows[None, :], float("-inf"))
-        weights = torch.softmax(logits.float(), dim=-1)[:, suffix.rows.start : suffix.rows.stop]
-        means.append(weights.mean(dim=1)[:, :shared])
+        key = states.keys[0]  # [kv_head, token, dim]
+        own = _queries[layer][0, :, -len(suffix.ids) :][:, suffix.rows.start : suffix.rows.stop]
+        query = (own * own.shape[-1] ** -0.5).reshape(key.shape[0], -1, own.shape[-1])
+        logits = (query @ key.transpose(-1, -2)).float().view(*own.shape[:2], -1)
+        places = torch.arange(len(suffix.ids), device=key.device)
+        later = places[suffix.rows.start : suffix.rows.stop, None] < places
+        logits[..., shared:].masked_fill_(later, float("-inf"))
+        means.append(torch.softmax(logits, dim=-1)[..., :shared].mean(dim=1))
     return torch.stack(means)
 
 

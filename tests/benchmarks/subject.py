@@ -22,7 +22,7 @@ NULL_TOKENS: Final = 40
 
 
 def config(layers: int = LAYERS) -> LlamaConfig:
-    """The shape; fewer ``layers`` have the same weights as the first of the whole model."""
+    """The shape, with all or fewer layers."""
     return LlamaConfig(
         hidden_size=768,
         intermediate_size=3072,
@@ -36,7 +36,7 @@ def config(layers: int = LAYERS) -> LlamaConfig:
 
 
 def model(layers: int = LAYERS) -> PreTrainedModel:
-    """Random weights, the same for the same layer at every depth."""
+    """Random weights."""
     torch.manual_seed(0)
     return LlamaModel(config(layers)).eval()
 

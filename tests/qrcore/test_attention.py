@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 
@@ -235,6 +236,25 @@ def test_inputs_carry_the_layers_own_settings() -> None:
     assert output.shape == (1, 3, 2, 4) and weights is None
     alone = packed_attention(replace(seen[0]), call.layout)
     torch.testing.assert_close(output[0].transpose(0, 1), alone)
+
+
+@pytest.mark.parametrize("chunk_tokens", [20, 1000])
+def test_gradients_flow_through_chunks(chunk_tokens: int) -> None:
+    model = copy.deepcopy(golden_scorer("llama", "full").model.model)
+    weight = model.layers[0].mlp.up_proj.weight.requires_grad_()
+    layout = PackedLayout.of_one(50, (10,))
+    sums: list[Tensor] = []
+    call = AttentionCall(layout, {2: lambda layer, inputs: sums.append(inputs.query.sin().sum())}, 2, chunk_tokens)
+    attach.run(model, torch.arange(5, 65), call)
+    sum(sums, torch.tensor(0.0)).backward()
+    assert weight.grad is not None
+    other = copy.deepcopy(golden_scorer("llama", "full").model.model)
+    whole = other.layers[0].mlp.up_proj.weight.requires_grad_()
+    once: list[Tensor] = []
+    reads = {2: lambda layer, inputs: once.append(inputs.query.sin().sum())}
+    attach.run(other, torch.arange(5, 65), AttentionCall(layout, reads, 2, 10**6))
+    once[0].backward()
+    torch.testing.assert_close(weight.grad, whole.grad, rtol=1e-4, atol=1e-4)
 
 
 def test_nothing_stays_registered() -> None:

@@ -12,17 +12,18 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qrcore import Document, Ranking, RankRequest, ScoreError
+from qrcore import Document, Ranking, RankRequest, ScoreError, load_scorer
 from qrcore.attention import read, rotary
 from qrcore.attention.read import SharedPrompt, Suffix, read_packed
 from qrcore.encoding import EncodedRequest
 from qrcore.engine import EngineSettings
 from qrcore.errors import ConfigError
+from qrcore.loading import load_encoder
 from qrcore.methods import qrhead
 from qrcore.methods.qrhead import QRHeadScorer
 from qrcore.packing import plan_passes
 from tests.qrcore.families import DOCUMENTS, MODELS, FamilyModels, queries_of
-from tests.qrcore.golden import FAMILIES, TOLERANCE, golden_cases, golden_scorer
+from tests.qrcore.golden import FAMILIES, FOLDER, TOLERANCE, golden_cases, golden_scorer
 
 SAME: Final = 1e-6
 LISTS: Final = (DOCUMENTS, DOCUMENTS[::-1], DOCUMENTS[:1], DOCUMENTS[1:3])
@@ -149,6 +150,19 @@ def test_what_cannot_fit_is_refused_before_it_starts(monkeypatch: pytest.MonkeyP
     assert isinstance(answers[0], ScoreError) and answers[0].code == "oom" and "predicted" in str(answers[0])
     assert isinstance(answers[1], Ranking)
     assert len(started) == 1
+
+
+def test_an_encoder_without_weights_encodes_as_the_scorer_does() -> None:
+    settings_: dict[str, Any] = {"heads": "1-0", "order": "reversed", "query_span": "query"}
+    model = str(FOLDER / "models" / "llama")
+    request = RankRequest("Where does the river go?", DOCUMENTS, "q")
+    ours, theirs = load_encoder(model, **settings_).encode(request), load_scorer(model, **settings_).encode(request)
+    for name in ("prefix_ids", "query_ids", "null_ids"):
+        assert getattr(ours, name).tolist() == getattr(theirs, name).tolist()
+    for name in ("request", "query_rows", "null_rows", "document_spans", "prompt_order", "uninformative"):
+        assert getattr(ours, name) == getattr(theirs, name)
+    with pytest.raises(ScoreError, match="got an empty string"):
+        load_encoder(model, **settings_).encode(RankRequest("", DOCUMENTS))
 
 
 def test_encoded_requests_travel_and_carry_no_texts() -> None:

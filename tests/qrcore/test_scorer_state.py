@@ -82,6 +82,7 @@ def _state(scorer: QRHeadScorer) -> dict[str, Any]:
         "tensors": {name: value.clone() for name, value in model.state_dict().items()},
         "buffers": {name: value.clone() for name, value in model.named_buffers()},
         "hooks": sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()),
+        "forwards": [name for name, module in model.named_modules() if "forward" in vars(module)],
         "config": model.config.to_dict(),
         "grad": torch.is_grad_enabled(),
         "inference": torch.is_inference_mode_enabled(),
