@@ -15,6 +15,8 @@ from rich.text import Text
 from jobs.config import RerankConfig
 from jobs.demo import QUESTIONS, show_demo
 from jobs.demo import demo as run_demo
+from jobs.logs import LogFormat, use_format
+from jobs.operate import add_commands
 from jobs.settings import Values, merge, nest, parse_assignments, read_config_file, validate
 from qrcore.errors import (
     ConfigError,
@@ -48,8 +50,17 @@ Debug = Annotated[bool, typer.Option(help="Show the traceback of an error.")]
 
 
 @app.callback()
-def _program() -> None:
-    """Keeps the commands named even while there are few of them."""
+def _program(
+    context: typer.Context,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(
+            envvar="QRBATCH_LOG_FORMAT",
+            help="auto: made for the terminal, if there is one; text: plain; json: one object a line.",
+        ),
+    ] = "auto",
+) -> None:
+    context.call_on_close(use_format(log_format))
 
 
 @app.command()
@@ -313,6 +324,9 @@ def _code_of(error: QRBatchError) -> int:
     if isinstance(error, (ConfigError, InputError, PlanConflictError, TrainingError)):
         return BAD_INPUT
     return RESUMABLE if isinstance(error, (IncompleteRunError, StorageError)) else DEFECT
+
+
+add_commands(app, _guarded)
 
 
 def main() -> None:

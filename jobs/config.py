@@ -17,6 +17,7 @@ class InputConfig(Section):
         "Parquet files, folders of them, or committed runs; local paths or s3://.",
         affects_output=False,
         flag="--input",
+        uri=True,
         min_length=1,
     )
     carry: Literal["all", "none"] | tuple[str, ...] = setting(
@@ -34,7 +35,7 @@ class OutputConfig(Section):
     """Where it goes."""
 
     uri: str = setting(
-        ..., "Folder of runs; this run stands in <uri>/<run_id>/.", affects_output=False, flag="--output"
+        ..., "Folder of runs; this run stands in <uri>/<run_id>/.", affects_output=False, flag="--output", uri=True
     )
 
 
@@ -107,7 +108,9 @@ class ClusterConfig(Section):
 class StorageConfig(Section):
     """How to reach object storage; credentials come from the environment or the machine's role."""
 
-    endpoint_url: str | None = setting(None, "S3 endpoint; empty: AWS_ENDPOINT_URL or AWS.", affects_output=False)
+    endpoint_url: str | None = setting(
+        None, "S3 endpoint; empty: AWS_ENDPOINT_URL or AWS.", affects_output=False, uri=True
+    )
     region: str | None = setting(None, "S3 region.", affects_output=False)
     path_style: bool = setting(False, "Put the bucket into the path instead of the host name.", affects_output=False)
     shared: bool = setting(False, "Local paths are the same on every node of the cluster.", affects_output=False)
@@ -129,7 +132,9 @@ class RerankConfig(Section):
     output: OutputConfig
     model: ModelConfig = Field(default_factory=ModelConfig)
     scoring: ScoringConfig = Field(default_factory=ScoringConfig)
-    qrels: str | None = setting(None, "Judgements (Parquet) for the report's quality table.", affects_output=False)
+    qrels: str | None = setting(
+        None, "Judgements (Parquet) for the report's quality table.", affects_output=False, flag="--qrels", uri=True
+    )
     units: UnitsConfig = Field(default_factory=UnitsConfig)
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)

@@ -1,0 +1,119 @@
+"""Commands around the jobs: configurations, the doctor, submission."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from jobs.job_configs import JOB_CONFIGS, config_of
+from jobs.settings import Values, flatten, merge, parse_assignments, read_config_file, validate
+
+#: Runs a command and turns its errors into text and an exit code.
+Guard = Callable[[Callable[[], int], bool], int]
+
+_JOB = f"Job: {', '.join(JOB_CONFIGS)}."
+JobName = Annotated[str, typer.Argument(help=_JOB)]
+ConfigFile = Annotated[str | None, typer.Option("--config", help="YAML file with all settings.")]
+Assignments = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; repeatable.")]
+Debug = Annotated[bool, typer.Option(help="Show the traceback of an error.")]
+
+
+def add_commands(app: typer.Typer, guarded: Guard) -> None:
+    """Put the commands of this file into ``app``."""
+    app.add_typer(_config_app(guarded), name="config")
+    _add_doctor(app, guarded)
+
+
+def _config_app(guarded: Guard) -> typer.Typer:
+    config_app = typer.Typer(help="Configurations: an example, the resolved one, a JSON Schema.", no_args_is_help=True)
+
+    @config_app.command("init")
+    def init(
+        job: JobName,
+        output: Annotated[str | None, typer.Option(help="File to write, which must not exist; else print it.")] = None,
+        debug: Debug = False,
+    ) -> None:
+        """Write a commented example."""
+        raise typer.Exit(guarded(lambda: _init(job, output), debug))
+
+    @config_app.command("show")
+    def show(job: JobName, config: ConfigFile = None, assignments: Assignments = None, debug: Debug = False) -> None:
+        """Print every setting as a run would have it, with where its value comes from."""
+        raise typer.Exit(guarded(lambda: _show(job, config, assignments or []), debug))
+
+    @config_app.command("schema")
+    def schema(job: JobName, debug: Debug = False) -> None:
+        """Print the JSON Schema of a job's configuration, for editors."""
+        raise typer.Exit(guarded(lambda: _schema(job), debug))
+
+    return config_app
+
+
+def _init(job: str, output: str | None) -> int:
+    from jobs.config_files import example
+    from qrcore.errors import ConfigError
+
+    text = example(job, config_of(job))
+    if output is None:
+        typer.echo(text, nl=False)
+        return 0
+    try:
+        with Path(output).open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise ConfigError(
+            f"{output}: expected a new file in a folder that exists; {error.strerror}. Choose another."
+        ) from error
+    typer.echo(f"{output}: edit it, then run: qrbatch {job} --config {output}")
+    return 0
+
+
+def _sources(config_file: str | None, assignments: list[str]) -> list[tuple[str, Values]]:
+    file = [(config_file, read_config_file(config_file))] if config_file else []
+    return [*file, ("--set", parse_assignments(assignments))]
+
+
+def _show(job: str, config_file: str | None, assignments: list[str]) -> int:
+    from jobs.config_files import resolve, shown
+
+    typer.echo(shown(resolve(config_of(job), _sources(config_file, assignments), os.environ)))
+    return 0
+
+
+def _schema(job: str) -> int:
+    from jobs.config_files import schema
+
+    typer.echo(schema(job, config_of(job)))
+    return 0
+
+
+def _add_doctor(app: typer.Typer, guarded: Guard) -> None:
+    @app.command()
+    def doctor(
+        job: Annotated[str, typer.Option(help=_JOB)] = "rerank",
+        config: ConfigFile = None,
+        assignments: Assignments = None,
+        debug: Debug = False,
+    ) -> None:
+        """Check what a job needs here: Python, torch, CUDA, Ray, storage, model and heads; say what to fix."""
+        raise typer.Exit(guarded(lambda: _doctor(job, config, assignments or []), debug))
+
+
+def _doctor(job: str, config_file: str | None, assignments: list[str]) -> int:
+    from jobs.doctor import doctor_settings, show_checks
+    from jobs.native_output import native_stderr_held
+
+    config: dict[str, Any] = {}
+    if config_file or assignments:
+        values: Values = {}
+        for _, source in _sources(config_file, assignments):
+            values = merge(values, source)
+        config = flatten(validate(config_of(job), values))
+    with native_stderr_held():
+        checks = show_checks(Console(), doctor_settings(config))
+    return 2 if any(check.state == "failed" for check in checks) else 0
