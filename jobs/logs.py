@@ -64,10 +64,20 @@ class JsonLines(PlainText):
         self._stream.write(json.dumps({**entry, **fields}, ensure_ascii=False) + "\n")
         self._stream.flush()
 
+    def pass_on(self, text: str) -> None:
+        """Write lines that are JSON already."""
+        self._stream.write(text)
+        self._stream.flush()
+
     def close_line(self) -> None:
         """Write what stands there without an end of line."""
         if self._rest:
             self.write("\n")
+
+
+def format_in_use() -> LogFormat:
+    """The format of the streams that stand there now."""
+    return "json" if isinstance(sys.stdout, JsonLines) else "text" if isinstance(sys.stdout, PlainText) else "auto"
 
 
 def use_format(log_format: LogFormat) -> Callable[[], None]:

@@ -27,6 +27,7 @@ def add_commands(app: typer.Typer, guarded: Guard) -> None:
     """Put the commands of this file into ``app``."""
     app.add_typer(_config_app(guarded), name="config")
     _add_doctor(app, guarded)
+    _add_submit(app, guarded)
 
 
 def _config_app(guarded: Guard) -> typer.Typer:
@@ -117,3 +118,30 @@ def _doctor(job: str, config_file: str | None, assignments: list[str]) -> int:
     with native_stderr_held():
         checks = show_checks(Console(), doctor_settings(config))
     return 2 if any(check.state == "failed" for check in checks) else 0
+
+
+def _add_submit(app: typer.Typer, guarded: Guard) -> None:
+    @app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})
+    def submit(
+        context: typer.Context,
+        job: JobName,
+        address: Annotated[
+            str,
+            typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, such as http://host:8265."),
+        ],
+        wait: Annotated[bool, typer.Option(help="Follow the job's log and end with its exit code.")] = True,
+        failed_rows_exit: Annotated[
+            int, typer.Option(min=0, max=3, help="Exit code of a committed run with failed rows: 3, or 0.")
+        ] = 3,
+        debug: Debug = False,
+    ) -> None:
+        """Run a job on a Ray cluster: options of submit, then the job and its own options."""
+        raise typer.Exit(guarded(lambda: _submit(address, job, context.args, wait, failed_rows_exit), debug))
+
+
+def _submit(address: str, job: str, arguments: list[str], wait: bool, failed_rows_exit: int) -> int:
+    from jobs.logs import format_in_use
+    from jobs.submit import submission_of, submit
+
+    submission = submission_of(job, arguments, format_in_use())
+    return submit(Console(), address, submission, wait=wait, failed_rows_exit=failed_rows_exit)

@@ -34,5 +34,6 @@ def _misunderstood(command: Any, words: list[str]) -> Iterator[str]:
                 return
             yield from _misunderstood(command.commands[word], words)
             return
-        elif command.context_settings.get("ignore_unknown_options"):
-            return  # the rest belongs to another program
+        elif command.context_settings.get("allow_extra_args"):  # submit: the rest is a command line of its own
+            yield from _misunderstood(typer.main.get_command(app), [word, *words])
+            return
