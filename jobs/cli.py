@@ -8,10 +8,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from jobs import context_cli, operate
+from jobs import context_cli, runs
 from jobs.config import RerankConfig
 from jobs.demo import QUESTIONS, show_demo
 from jobs.demo import demo as run_demo
+from jobs.logs import LogFormat, use_format
+from jobs.operate import add_commands
 from jobs.settings import validate
 from jobs.shell import COMMITTED, exit_code, gather, guarded
 
@@ -34,8 +36,17 @@ Debug = Annotated[bool, typer.Option(help="Show the traceback of an error.")]
 
 
 @app.callback()
-def _program() -> None:
-    """Keeps the commands named even while there are few of them."""
+def _program(
+    context: typer.Context,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(
+            envvar="QRBATCH_LOG_FORMAT",
+            help="auto: made for the terminal, if there is one; text: plain; json: one object a line.",
+        ),
+    ] = "auto",
+) -> None:
+    context.call_on_close(use_format(log_format))
 
 
 @app.command()
@@ -304,7 +315,8 @@ def _compare_heads(first: str, second: str) -> int:
     return COMMITTED
 
 
-operate.register(app, guarded)
+runs.register(app, guarded)
+add_commands(app, guarded)
 
 
 def main() -> None:

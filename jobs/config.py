@@ -18,6 +18,7 @@ class InputConfig(Section):
         "Parquet files, folders of them, or committed runs; local paths or s3://.",
         affects_output=False,
         flag="--input",
+        uri=True,
         min_length=1,
     )
     carry: Literal["all", "none"] | tuple[str, ...] = setting(
@@ -41,7 +42,7 @@ class OutputConfig(Section):
     """Where it goes."""
 
     uri: str = setting(
-        ..., "Folder of runs; this run stands in <uri>/<run_id>/.", affects_output=False, flag="--output"
+        ..., "Folder of runs; this run stands in <uri>/<run_id>/.", affects_output=False, flag="--output", uri=True
     )
 
 
@@ -136,7 +137,9 @@ class ClusterConfig(Section):
 class StorageConfig(Section):
     """How to reach object storage; credentials come from the environment or the machine's role."""
 
-    endpoint_url: str | None = setting(None, "S3 endpoint; empty: AWS_ENDPOINT_URL or AWS.", affects_output=False)
+    endpoint_url: str | None = setting(
+        None, "S3 endpoint; empty: AWS_ENDPOINT_URL or AWS.", affects_output=False, uri=True
+    )
     region: str | None = setting(None, "S3 region.", affects_output=False)
     path_style: bool = setting(False, "Put the bucket into the path instead of the host name.", affects_output=False)
     shared: bool = setting(False, "Local paths are the same on every node of the cluster.", affects_output=False)
@@ -174,7 +177,9 @@ class RerankConfig(Section):
     model: ModelConfig = Field(default_factory=ModelConfig)
     scoring: ScoringConfig = Field(default_factory=ScoringConfig)
     join: bool = setting(False, "Help another driver that works on the same run.", affects_output=False, flag="--join")
-    qrels: str | None = setting(None, "Judgements (Parquet) for the report's quality table.", affects_output=False)
+    qrels: str | None = setting(
+        None, "Judgements (Parquet) for the report's quality table.", affects_output=False, flag="--qrels", uri=True
+    )
     report: ReportConfig = Field(default_factory=ReportConfig)
     units: UnitsConfig = Field(default_factory=UnitsConfig)
     actors: ActorsConfig = Field(default_factory=ActorsConfig)

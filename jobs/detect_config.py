@@ -18,6 +18,7 @@ class ExamplesConfig(Section):
         "Parquet files, folders of them, or committed runs; local paths or s3://.",
         affects_output=False,
         flag="--input",
+        uri=True,
         min_length=1,
     )
     on_bad_file: Literal["fail", "skip"] = setting(
@@ -106,7 +107,7 @@ class DetectConfig(Section):
     )
     input: ExamplesConfig
     output: OutputConfig
-    qrels: str = setting(..., "Judgements (Parquet).", affects_output=False, flag="--qrels")
+    qrels: str = setting(..., "Judgements (Parquet).", affects_output=False, flag="--qrels", uri=True)
     dataset_id: str = setting("not stated", "Name of the data, kept with the head set.", affects_output=True)
     contamination: str | None = setting(
         None, "What the choice has seen that must not be used to prove it.", affects_output=True

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,6 +18,7 @@ from qrcore.errors import ConfigError
 
 Values = dict[str, Any]
 ConfigType = TypeVar("ConfigType", bound=BaseModel)
+_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 class Section(BaseModel):
@@ -25,12 +28,20 @@ class Section(BaseModel):
 
 
 def setting(
-    default: Any, description: str, *, affects_output: bool, flag: str = "", expected: str = "", **limits: Any
+    default: Any,
+    description: str,
+    *,
+    affects_output: bool,
+    flag: str = "",
+    expected: str = "",
+    uri: bool = False,
+    **limits: Any,
 ) -> Any:
     """A documented field. ``affects_output``: whether another value can change what a run writes, which makes it
     part of the run's identity. ``flag``: its own option of the command line; ``expected``: what to say of a wrong
-    value where pydantic's words would not help."""
-    facts: JsonDict = {"affects_output": affects_output, "flag": flag, "expected": expected}
+    value where pydantic's words would not help; ``uri``: an address, in which ``${NAME}`` stands for a variable of the
+    environment."""
+    facts: JsonDict = {"affects_output": affects_output, "flag": flag, "expected": expected, "uri": uri}
     return Field(default, description=description, json_schema_extra=facts, **limits)
 
 
@@ -87,8 +98,49 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Values:
     return merged
 
 
-def validate(kind: type[ConfigType], values: Values) -> ConfigType:
-    """``values`` as a configuration. Raises :class:`ConfigError` that lists every mistake and the nearest names."""
+def expand(kind: type[BaseModel], values: Values, environment: Mapping[str, str]) -> Values:
+    """``values`` with ``${NAME}`` replaced in URIs and endpoints, and nowhere else: a query may hold such text.
+
+    Raises :class:`ConfigError` for a variable that is not set.
+    """
+    for name, field in leaves(kind).items():
+        found = lookup(values, name)
+        if fact(field, "uri") and found is not None:
+            values = merge(values, nest(name, _expanded(name, found, environment)))
+    return values
+
+
+def lookup(values: Mapping[str, Any], dotted: str) -> Any:
+    """The value at a dotted name, None if there is none."""
+    found: Any = values
+    for part in dotted.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
+def _expanded(name: str, value: Any, environment: Mapping[str, str]) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_expanded(name, one, environment) for one in value]
+    if not isinstance(value, str):
+        return value
+
+    def of(variable: re.Match[str]) -> str:
+        if variable[1] not in environment:
+            raise ConfigError(
+                f"{name}: expected the environment to have {variable[1]}, which {value!r} names; it is not set. "
+                f"Set {variable[1]}, or write the address out."
+            )
+        return environment[variable[1]]
+
+    return _VARIABLE.sub(of, value)
+
+
+def validate(kind: type[ConfigType], values: Values, environment: Mapping[str, str] | None = None) -> ConfigType:
+    """``values`` as a configuration, with variables of the environment in its addresses; by default of this process.
+
+    Raises :class:`ConfigError` that lists every mistake and the nearest names.
+    """
+    values = expand(kind, values, os.environ if environment is None else environment)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -101,7 +153,7 @@ def validate(kind: type[ConfigType], values: Values) -> ConfigType:
 
 def _explain(kind: type[BaseModel], place: tuple[int | str, ...], code: str, message: str, got: Any) -> Values:
     dotted = ".".join(map(str, place))
-    known = _leaves(kind)
+    known = leaves(kind)
     if code == "extra_forbidden":
         near = difflib.get_close_matches(dotted, field_names(kind), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(field_names(kind))}."
@@ -112,33 +164,35 @@ def _explain(kind: type[BaseModel], place: tuple[int | str, ...], code: str, mes
         below = {name: field for name, field in known.items() if f"{name}.".startswith(f"{dotted}.")}
         return {name: _missing(name, field) for name, field in below.items() if field.is_required()}
     for name, field in known.items():
-        if f"{dotted}.".startswith(f"{name}.") and (expected := _fact(field, "expected")):
+        if f"{dotted}.".startswith(f"{name}.") and (expected := fact(field, "expected")):
             return {name: f"{name}: expected {expected}, got {got!r}. Correct the value."}
     return {dotted: f"{dotted}: {message}, got {got!r}. Correct the value."}
 
 
 def _missing(name: str, field: FieldInfo) -> str:
-    way = _fact(field, "flag") or f"--set {name}=…"
+    way = fact(field, "flag") or f"--set {name}=…"
     return f"{name}: expected a value, got none. Give it with {way} or in the file."
 
 
-def _fact(field: FieldInfo, name: str) -> Any:
+def fact(field: FieldInfo, name: str) -> Any:
+    """What :func:`setting` was told of a field."""
     extra = field.json_schema_extra
     return extra.get(name) if isinstance(extra, dict) else None
 
 
-def _section(field: FieldInfo) -> type[BaseModel] | None:
+def section_of(field: FieldInfo) -> type[BaseModel] | None:
+    """The section that stands in a field, None for a value."""
     kind = field.annotation
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
-def _leaves(kind: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+def leaves(kind: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
     """Fields that hold a value of their own, by dotted name."""
-    leaves = {}
+    found = {}
     for name, field in kind.model_fields.items():
-        below = _section(field)
-        leaves.update(_leaves(below, f"{prefix}{name}.") if below else {prefix + name: field})
-    return leaves
+        below = section_of(field)
+        found.update(leaves(below, f"{prefix}{name}.") if below else {prefix + name: field})
+    return found
 
 
 def field_names(kind: type[BaseModel], prefix: str = "") -> list[str]:
@@ -146,7 +200,7 @@ def field_names(kind: type[BaseModel], prefix: str = "") -> list[str]:
     names = []
     for name, field in kind.model_fields.items():
         names.append(prefix + name)
-        if below := _section(field):
+        if below := section_of(field):
             names += field_names(below, f"{prefix}{name}.")
     return names
 
@@ -160,6 +214,6 @@ def flatten(config: BaseModel, *, only_affecting_output: bool = False) -> Values
             below = flatten(value, only_affecting_output=only_affecting_output)
             values.update({f"{name}.{key}": entry for key, entry in below.items()})
             continue
-        if _fact(field, "affects_output") is True or not only_affecting_output:
+        if fact(field, "affects_output") is True or not only_affecting_output:
             values[name] = list(value) if isinstance(value, tuple) else value
     return values

@@ -21,10 +21,11 @@ class TextConfig(Section):
         "Parquet files or folders with a column text, and source and licence if known.",
         affects_output=True,
         flag="--input",
+        uri=True,
         min_length=1,
     )
     questions: tuple[str, ...] = setting(
-        (), "Parquet files or folders with group, paragraph, question, answer_sentence.", affects_output=True
+        (), "Parquet files or folders with group, paragraph, question, answer_sentence.", affects_output=True, uri=True
     )
     question_licence: str = setting("not stated", "Licence of the questions, for the model card.", affects_output=True)
     characters_per_family: int = setting(
@@ -74,6 +75,7 @@ class EvaluationConfig(Section):
         "Folder with one folder a list name, each with lists.parquet, qrels.parquet and, if known, answers.parquet.",
         affects_output=True,
         flag="--evaluation",
+        uri=True,
     )
     heads_on: tuple[str, ...] = setting((), "Lists whose dev half chooses heads; empty: all.", affects_output=True)
     length_on: str | None = setting(None, "List for quality against length.", affects_output=True)
@@ -93,7 +95,7 @@ class TrainEmbeddedConfig(Section):
     """Everything that `qrbatch train-embedded` needs."""
 
     input: TextConfig = setting(..., "What is learned from.", affects_output=True)
-    output: str = setting(..., "The model folder, local or s3://.", affects_output=False, flag="--output")
+    output: str = setting(..., "The model folder, local or s3://.", affects_output=False, flag="--output", uri=True)
     work: str = setting(
         "train-embedded.work",
         "Local folder of checkpoints; the same one resumes, other settings begin anew beside.",

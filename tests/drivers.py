@@ -33,7 +33,7 @@ def start_driver(folder: Path, inputs: str, output: str, **changes: Any) -> subp
 
 
 def main(path: str) -> int:
-    from jobs.cli import _guarded
+    from jobs.shell import guarded
     from tests.stubs import Quiet, run_stub, stub_settings
 
     told = json.loads(Path(path).read_text())
@@ -45,7 +45,7 @@ def main(path: str) -> int:
         print(f"committed {result.run_uri} by {result.manifest.driver} scored {len(observer.footers)}", flush=True)
         return 0
 
-    return _guarded(run, debug=True)
+    return guarded(run, debug=True)
 
 
 if __name__ == "__main__":

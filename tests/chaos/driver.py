@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jobs.cli import _guarded
+from jobs.shell import guarded
 from tests.chaos.points import arm, kills, pass_points
 from tests.stubs import Quiet, StubJob, stub_settings
 
@@ -18,7 +18,7 @@ from tests.stubs import Quiet, StubJob, stub_settings
 def main(path: str) -> int:
     """Run what ``SPEC.json`` tells; the exit code is the command line's."""
     spec: dict[str, Any] = json.loads(Path(path).read_text())
-    return _guarded(lambda: _run(spec), debug=True)
+    return guarded(lambda: _run(spec), debug=True)
 
 
 def _run(spec: dict[str, Any]) -> int:
