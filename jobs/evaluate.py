@@ -26,10 +26,11 @@ class EvaluateConfig(Section):
         "Committed runs of rerank or of select, TREC run files, or Parquet with query_id, doc_id and rank.",
         affects_output=True,
         flag="--input",
+        uri=True,
         min_length=1,
     )
-    qrels: str = setting(..., "Judgements: Parquet, TREC or BEIR's tsv.", affects_output=True, flag="--qrels")
-    output: str = setting(..., "Folder for what is found.", affects_output=False, flag="--output")
+    qrels: str = setting(..., "Judgements: Parquet, TREC or BEIR's tsv.", affects_output=True, flag="--qrels", uri=True)
+    output: str = setting(..., "Folder for what is found.", affects_output=False, flag="--output", uri=True)
     measures: tuple[str, ...] | None = setting(
         None, "ndcg@K, recall@K, any@K, all@K, map, mrr, precision@K; empty: the usual ones.", affects_output=True
     )

@@ -11,8 +11,13 @@ from qrcore.errors import ConfigError
 
 #: Job to the module and class of its configuration; loaded when asked for.
 JOB_CONFIGS: Final = {
+    "prepare": ("jobs.prepare", "PrepareConfig"),
     "rerank": ("jobs.config", "RerankConfig"),
+    "select": ("jobs.select", "SelectConfig"),
+    "evaluate": ("jobs.evaluate", "EvaluateConfig"),
+    "compare": ("jobs.evaluate", "EvaluateConfig"),
     "detect": ("jobs.detect_config", "DetectConfig"),
+    "needles": ("jobs.needles", "NeedlesConfig"),
     "train-embedded": ("jobs.train_embedded", "TrainEmbeddedConfig"),
 }
 

@@ -25,6 +25,7 @@ class TextsConfig(Section):
         "Parquet files or folders with a column text; local paths or s3://.",
         affects_output=True,
         flag="--input",
+        uri=True,
         min_length=1,
     )
 
@@ -33,7 +34,7 @@ class NeedlesOutputConfig(Section):
     """Where the trials go."""
 
     uri: str = setting(
-        ..., "Folder for shards/needles.parquet and qrels.parquet.", affects_output=False, flag="--output"
+        ..., "Folder for shards/needles.parquet and qrels.parquet.", affects_output=False, flag="--output", uri=True
     )
 
 

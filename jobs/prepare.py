@@ -26,19 +26,25 @@ class PrepareInputConfig(Section):
         "Parquet, JSON Lines, JSON or text files, folders of them, or committed runs; local paths or s3://.",
         affects_output=False,
         flag="--input",
+        uri=True,
         min_length=1,
     )
-    corpus: str | None = setting(None, "Documents with doc_id, text and title.", affects_output=False, flag="--corpus")
+    corpus: str | None = setting(
+        None, "Documents with doc_id, text and title.", affects_output=False, flag="--corpus", uri=True
+    )
     run: str | None = setting(
         None,
         "First-stage run: a TREC file or Parquet; empty: BM25 over the corpus.",
         affects_output=False,
         flag="--run",
+        uri=True,
     )
     queries: str | None = setting(
-        None, "Queries with query_id, query and document_id.", affects_output=False, flag="--queries"
+        None, "Queries with query_id, query and document_id.", affects_output=False, flag="--queries", uri=True
     )
-    qrels: str | None = setting(None, "Judgements: Parquet, TREC or BEIR's tsv.", affects_output=False, flag="--qrels")
+    qrels: str | None = setting(
+        None, "Judgements: Parquet, TREC or BEIR's tsv.", affects_output=False, flag="--qrels", uri=True
+    )
     qrels_split: str = setting("test", "Split of a BEIR folder.", affects_output=True)
     depth: int | None = setting(
         None, "Candidates of a query; empty: the run whole, BM25's best 100.", affects_output=True, gt=0

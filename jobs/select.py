@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class RankedConfig(Section):
     """What goes in."""
 
-    uri: str = setting(..., "Folder of a committed run of rerank.", affects_output=False, flag="--input")
+    uri: str = setting(..., "Folder of a committed run of rerank.", affects_output=False, flag="--input", uri=True)
     carry: Literal["all", "none"] | tuple[str, ...] = setting(
         "all",
         "Further columns to copy from input to output: all, none or a list of names.",
