@@ -75,7 +75,7 @@ def test_parquet_is_read_without_threads_of_arrow() -> None:
         if path.startswith(("pipelines/", "jobs/", "qrcore/")) and path.endswith(".py"):
             text = (ROOT / path).read_text(encoding="utf-8")
             assert "pq.read_table" not in text, path
-            calls += re.findall(r"(?:parquet|ParquetFile\(.*\))\.(?:read|iter_batches)\(.*", text)
+            calls += re.findall(r"(?:parquet|ParquetFile\(.*\))\.(?:read|iter_batches)\((?:[^()]|\([^()]*\))*\)", text)
     assert len(calls) >= 4
     for call in calls:
         assert "use_threads=False" in call, call
