@@ -87,8 +87,11 @@ def _show_proof(console: Console, proof: dict[str, Any]) -> None:
     show_line(console, f"on {proof['queries']} {seen}, documents {proof['order'].replace('_', ' ')}")
     table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False)
     table.add_column("heads", no_wrap=True)
-    for name in ("nDCG@10", "chosen - it (95 % interval)", ""):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for name in ("nDCG@10", "chosen - it (95 %)", ""):
+        # Names of sets may be long; what is said of them must not be cut for them.
+        table.add_column(
+            name, justify="right" if name else "left", no_wrap=True, min_width=19 if not name else len(name)
+        )
     for one in proof["sets"]:
         minus = one["chosen_minus"]
         difference = f"{minus['mean']:+.3f} [{minus['low']:+.3f}, {minus['high']:+.3f}]"
