@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
+
+from jobs.logs import JsonLines
 
 if TYPE_CHECKING:
     from pipelines.plan import Plan
@@ -28,14 +32,14 @@ def show_line(console: Console, *parts: str | tuple[str, str]) -> None:
 
 
 class ConsoleObserver:
-    """Progress on a terminal as a bar, elsewhere as one line every ten seconds."""
+    """Progress on a terminal as a bar, elsewhere as one line every ten seconds, whether a unit ended or not."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._rows = self._rows_done = self._failed = self._tokens = 0
-        self._started = self._last_line = time.monotonic()
+        self._tally: Tally | None = None
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._over = threading.Event()
 
     def __enter__(self) -> ConsoleObserver:
         return self
@@ -68,37 +72,95 @@ class ConsoleObserver:
         )
         for warning in plan.provenance.get("warnings", ()):
             show_line(self._console, ("warning", "yellow"), f"  {warning}")
-        self._rows = sum(unit.rows for unit in todo)
-        self._started = self._last_line = time.monotonic()
+        self._stop_bar()
+        self._tally = Tally({unit.unit_id: (unit.rows, unit.tokens) for unit in todo})
         if self._console.is_terminal:
-            self._start_bar()
+            self._start_bar(self._tally)
+        elif todo:
+            self._over = threading.Event()
+            threading.Thread(target=self._lines, args=(self._tally, self._over), daemon=True).start()
 
     def unit_done(self, footer: dict[str, Any]) -> None:
         """Count one written unit."""
-        self._rows_done += footer["rows"]
-        self._failed += footer["failed"]
-        self._tokens += footer["prompt_tokens"]
+        if self._tally is None:
+            return
+        self._tally.add(footer)
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=self._rows_done, note=self._note())
-        elif time.monotonic() - self._last_line >= _LINE_EVERY_S:
-            self._last_line = time.monotonic()
-            show_line(self._console, f"  {self._rows_done}/{self._rows} rows, {self._note()}")
+            self._progress.update(self._task, completed=self._tally.rows_done, note=self._tally.note())
 
-    def _note(self) -> str:
-        seconds = max(time.monotonic() - self._started, 1e-9)
-        failed = f", {self._failed} failed" if self._failed else ""
-        return f"{self._tokens / seconds:,.0f} tokens/s{failed}"
+    def _lines(self, tally: Tally, over: threading.Event) -> None:
+        while not over.wait(_LINE_EVERY_S):
+            if isinstance(self._console.file, JsonLines):
+                self._console.file.event("progress", **tally.facts())
+            else:
+                show_line(self._console, f"  {tally.rows_done}/{tally.rows} rows, {tally.note()}")
 
-    def _start_bar(self) -> None:
+    def _start_bar(self, tally: Tally) -> None:
         columns = (BarColumn(), TextColumn("{task.completed}/{task.total} rows"), TextColumn("{task.fields[note]}"))
         self._progress = Progress(TextColumn(" "), *columns, TimeElapsedColumn(), console=self._console, transient=True)
-        self._task = self._progress.add_task("rows", total=self._rows, note="")
+        self._task = self._progress.add_task("rows", total=tally.rows, note=tally.note())
         self._progress.start()
 
     def _stop_bar(self) -> None:
+        self._over.set()
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+class Tally:
+    """What this command has to do and has done. ``units``: rows and estimated tokens by unit id.
+
+    Time to go is reckoned by tokens: rows differ in length, and long ones often come together.
+    """
+
+    def __init__(self, units: Mapping[str, tuple[int, int]], clock: Callable[[], float] = time.monotonic) -> None:
+        self._units = units
+        self._clock = clock
+        self._started = clock()
+        self._estimated = sum(tokens for _, tokens in units.values())
+        self._estimated_done = self._tokens = 0
+        self._actors: set[tuple[str, int]] = set()
+        self.rows = sum(rows for rows, _ in units.values())
+        self.rows_done = self.units_done = self.failed = 0
+
+    def add(self, footer: Mapping[str, Any]) -> None:
+        """Count one written unit."""
+        self.units_done += 1
+        self.rows_done += footer["rows"]
+        self.failed += footer["failed"]
+        self._tokens += footer["prompt_tokens"]
+        self._estimated_done += self._units.get(footer["unit_id"], (0, 0))[1]
+        self._actors.add((footer["node"], footer["actor_pid"]))
+
+    def facts(self) -> dict[str, Any]:
+        """Everything as numbers, for logs that programs read; ``eta_s`` is null until a unit is done."""
+        seconds = max(self._clock() - self._started, 1e-9)
+        left = self._estimated - self._estimated_done
+        return {
+            "units_done": self.units_done,
+            "units": len(self._units),
+            "rows_done": self.rows_done,
+            "rows": self.rows,
+            "failed_rows": self.failed,
+            "actors": len(self._actors),
+            "tokens_per_s": round(self._tokens / seconds),
+            "eta_s": round(seconds * left / self._estimated_done) if self._estimated_done else None,
+        }
+
+    def note(self) -> str:
+        """The same in a few words."""
+        facts = self.facts()
+        parts = [f"{facts['units_done']}/{facts['units']} units", f"{facts['tokens_per_s']:,} tokens/s"]
+        parts += [f"{self.failed} failed"] if self.failed else []
+        parts += [f"{facts['actors']} actors"] if facts["actors"] else []
+        parts += [f"{_minutes(facts['eta_s'])} to go"] if facts["eta_s"] is not None else []
+        return ", ".join(parts)
+
+
+def _minutes(seconds: int) -> str:
+    hours, rest = divmod(seconds, 3600)
+    return f"{hours}h {rest // 60:02}m" if hours else f"{rest // 60}m {rest % 60:02}s"
 
 
 class TrainingLines:

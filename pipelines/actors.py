@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+import torch
 
 from pipelines.rows import (
     Row,
@@ -119,7 +122,15 @@ def unit_metrics(
         finished_at=_stamp(now),
         actor_pid=os.getpid(),
         node=ray.util.get_node_ip_address(),
+        memory_bytes=_memory_bytes(),
+        gpu_memory_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
     )
+
+
+def _memory_bytes() -> int:
+    """Largest resident memory of this process so far; Linux counts it in KiB, macOS in bytes."""
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest * 1024
 
 
 def _stamp(seconds: float) -> str:

@@ -32,6 +32,7 @@ from pipelines.commit import (
 )
 from pipelines.identity import code_version, content_hash, input_hash, package_versions, run_id
 from pipelines.inputs import FileSurvey, list_inputs, survey_file
+from pipelines.metrics import RunMetrics
 from pipelines.plan import Plan, cut_units, encode_schema, load_plan, planned_files, store_plan, usable_surveys
 from pipelines.storage import FileInfo, Storage, StorageOptions, absolute, join
 from pipelines.work import PoolSettings, UnitWorker, do_units
@@ -230,8 +231,10 @@ class _Run(Generic[Facts]):
             return {}
         seconds = {}
         worker = self.job.worker(self.facts, plan)
+        metrics = RunMetrics(plan.job, plan.name, len(todo))
         for footer in do_units(plan, todo, self.uri, worker, self.settings.pool, self.settings.storage):
             seconds[footer["unit_id"]] = footer["write_s"]
+            metrics.unit_done(footer)
             self.observer.unit_done(footer)
         return seconds
 

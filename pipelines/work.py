@@ -42,7 +42,11 @@ class PoolSettings:
 
 @dataclass(frozen=True, slots=True)
 class UnitMetrics:
-    """What one unit took; kept in the unit object's footer."""
+    """What one unit took; kept in the unit object's footer.
+
+    ``memory_bytes``: the actor's largest resident memory so far; ``gpu_memory_bytes``: the most that torch took of its
+    GPU.
+    """
 
     rows: int
     scored: int
@@ -55,6 +59,8 @@ class UnitMetrics:
     finished_at: str
     actor_pid: int
     node: str
+    memory_bytes: int = 0
+    gpu_memory_bytes: int = 0
 
 
 class UnitWorker(Protocol):
@@ -132,7 +138,13 @@ def _read_unit(row: dict[str, Any], work: _Work) -> dict[str, Any]:
     started = time.perf_counter()
     unit = Unit.model_validate_json(row["unit"])
     table = read_rows(_file(work, unit), unit.start, unit.stop, work.columns, work.storage)
-    return {"unit": row["unit"], "uri": work.files[unit.file][0], "table": to_ipc(table), "read_s": _since(started)}
+    return {
+        "unit": row["unit"],
+        "uri": work.files[unit.file][0],
+        "table": to_ipc(table),
+        "read_s": _since(started),
+        "read_at": time.time(),
+    }
 
 
 def _file(work: _Work, unit: Unit) -> FileInfo:
@@ -144,6 +156,7 @@ class _AnswerUnit:
         self._worker = worker()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        waited = max(0.0, time.time() - row["read_at"])  # two nodes may disagree about the time
         unit = Unit.model_validate_json(row["unit"])
         rows = UnitRows(from_ipc(row["table"]), row["uri"], unit.start, frozenset(unit.duplicates))
         table, metrics = self._worker.answer(rows)
@@ -151,6 +164,7 @@ class _AnswerUnit:
             "unit": row["unit"],
             "table": to_ipc(table),
             "read_s": row["read_s"],
+            "wait_s": waited,
             "metrics": json.dumps(asdict(metrics)),
         }
 
@@ -162,6 +176,7 @@ def _write_unit(row: dict[str, Any], work: _Work) -> dict[str, Any]:
         "unit_id": unit.unit_id,
         "config_hash": work.config_hash,
         "read_s": row["read_s"],
+        "wait_s": row["wait_s"],
         **json.loads(row["metrics"]),
     }
     data = parquet_bytes(from_ipc(row["table"]), {UNIT_KEY: json.dumps(footer), PROVENANCE_KEY: work.provenance})

@@ -228,7 +228,7 @@ def test_charts_escape_their_labels() -> None:
 def test_charts_have_words_for_those_who_do_not_see_them() -> None:
     page = Page(page_of(awkward()))
     drawn = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(drawn) == 5
+    assert len(drawn) == 7
     for attributes in drawn:
         assert attributes["role"] == "img" and len(str(attributes["aria-label"])) > 40
     assert "Timeline of 300 units on 12 actors" in page.text
