@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from ray.job_submission import JobDetails, JobStatus
 from jobs.submit import submission_of
 from pipelines.submission import exit_code
 from qrcore.errors import ConfigError
+from tests.infra.manifests import ROOT
 from tests.jobs.test_cli import invoke
 from tests.ray_cluster import RayCluster, ray_cluster
 from tests.shards import HEADS, MODEL, row, write_shard
@@ -47,6 +50,19 @@ def submit(cluster: RayCluster, *arguments: str, **environment: str) -> subproce
     )
 
 
+def metrics_of(cluster: RayCluster) -> set[tuple[str, float]]:
+    """Names and values of our metrics as Prometheus would scrape them."""
+    text = urllib.request.urlopen(cluster.metrics, timeout=20).read().decode()
+    lines = [line for line in text.splitlines() if line.startswith("ray_qrbatch")]
+    return {(line.split("{")[0], float(line.rsplit(" ", 1)[1])) for line in lines}
+
+
+def metrics_named_by_the_dashboard() -> set[str]:
+    dashboard = (ROOT / "infra" / "grafana" / "qrbatch.json").read_text()
+    assert json.loads(dashboard)["panels"]
+    return set(re.findall(r"ray_qrbatch_\w+", dashboard))
+
+
 def test_a_job_runs_once_and_its_log_and_code_come_back(cluster: RayCluster, tmp_path: Path) -> None:
     write_shard(tmp_path / "in" / "1.parquet", [row("a"), row("b", query=None)])
     arguments = ("rerank", "--config", str(config(tmp_path)))
@@ -55,6 +71,13 @@ def test_a_job_runs_once_and_its_log_and_code_come_back(cluster: RayCluster, tmp
     assert "2 rows = 1 scored + 1 failed" in run.stdout
     assert run.stdout.count("report ") == 1
     assert len(list((tmp_path / "out").glob("*/_manifest.json"))) == 1
+
+    emitted = metrics_of(cluster)
+    named = metrics_named_by_the_dashboard()
+    assert len(named) == 10
+    assert named <= {name for name, _ in emitted}, named - {name for name, _ in emitted}
+    assert ("ray_qrbatch_rows_total", 2.0) in emitted
+    assert ("ray_qrbatch_error_rows_total", 1.0) in emitted
 
     again = submit(cluster, "--failed-rows-exit", "0", *arguments)
     assert again.returncode == 0, again.stdout + again.stderr
