@@ -149,8 +149,9 @@ def test_the_identity_of_a_submission_is_its_command_and_its_file(tmp_path: Path
 @pytest.mark.parametrize(
     ("status", "code", "expected"),
     [
-        ("SUCCEEDED", 0, 0), ("SUCCEEDED", None, 0), ("FAILED", 3, 3), ("FAILED", 2, 2), ("FAILED", None, 4),
-        ("FAILED", -9, 4), ("FAILED", 137, 4), ("FAILED", 0, 4), ("STOPPED", None, 4), ("STOPPED", 0, 4),
+        ("SUCCEEDED", 0, 0), ("SUCCEEDED", None, 0), ("FAILED", 2, 2), ("FAILED", 3, 3), ("FAILED", 5, 5),
+        ("FAILED", 6, 6), ("FAILED", None, 4), ("FAILED", -9, 4), ("FAILED", 137, 4), ("FAILED", 0, 4),
+        ("STOPPED", None, 4), ("STOPPED", 0, 4),
     ],
 )  # fmt: skip
 def test_exit_codes(status: str, code: int | None, expected: int) -> None:
