@@ -85,6 +85,7 @@ def test_a_job_runs_once_and_its_log_and_code_come_back(cluster: RayCluster, tmp
     assert "2 rows = 1 scored + 1 failed" in again.stdout
 
 
+@pytest.mark.slow
 def test_what_a_job_refuses_ends_with_2_and_may_be_tried_again(cluster: RayCluster, tmp_path: Path) -> None:
     arguments = ("rerank", "--config", str(config(tmp_path)))
     first, second = submit(cluster, *arguments), submit(cluster, *arguments)
@@ -94,6 +95,7 @@ def test_what_a_job_refuses_ends_with_2_and_may_be_tried_again(cluster: RayClust
     assert "found there already" not in second.stdout
 
 
+@pytest.mark.slow
 def test_a_job_that_is_stopped_ends_with_4(cluster: RayCluster, tmp_path: Path) -> None:
     write_shard(tmp_path / "in" / "1.parquet", [row(f"q{number}") for number in range(300)])
     arguments = ["rerank", "--config", str(config(tmp_path, units={"max_rows": 1}))]
