@@ -17,6 +17,8 @@ from jobs.settings import Section, Values, expand, flatten, leaves, lookup, merg
 _EXAMPLES: Final = {
     "input.uris": ["s3://my-bucket/shards"],
     "input.texts": ["s3://my-bucket/texts"],
+    "runs": ["s3://my-bucket/runs/nightly-1a2b3c4d5e6f"],
+    "recipe": "documents",
     "output.uri": "s3://my-bucket/runs",
     "output": "my-retriever",
     "qrels": "s3://my-bucket/qrels.parquet",

@@ -29,7 +29,9 @@ class EvaluateConfig(Section):
         uri=True,
         min_length=1,
     )
-    qrels: str = setting(..., "Judgements: Parquet, TREC or BEIR's tsv.", affects_output=True, flag="--qrels", uri=True)
+    qrels: str = setting(
+        ..., "Judgements (Parquet, TREC or BEIR's tsv).", affects_output=True, flag="--qrels", uri=True
+    )
     output: str = setting(..., "Folder for what is found.", affects_output=False, flag="--output", uri=True)
     measures: tuple[str, ...] | None = setting(
         None, "ndcg@K, recall@K, any@K, all@K, map, mrr, precision@K; empty: the usual ones.", affects_output=True

@@ -43,7 +43,7 @@ class PrepareInputConfig(Section):
         None, "Queries with query_id, query and document_id.", affects_output=False, flag="--queries", uri=True
     )
     qrels: str | None = setting(
-        None, "Judgements: Parquet, TREC or BEIR's tsv.", affects_output=False, flag="--qrels", uri=True
+        None, "Judgements (Parquet, TREC or BEIR's tsv).", affects_output=False, flag="--qrels", uri=True
     )
     qrels_split: str = setting("test", "Split of a BEIR folder.", affects_output=True)
     depth: int | None = setting(

@@ -55,7 +55,7 @@ class PolicyConfig(Section):
     relative: float = setting(0.5, "Share of the best score (relative_threshold).", affects_output=True, gt=0, le=1)
     around: int = setting(1, "Pieces on each side of a hit (neighbours).", affects_output=True, ge=0)
     per_source: int = setting(2, "Pieces of one document (source_quota).", affects_output=True, gt=0)
-    min_score: None = setting(None, "Refused: scores are relative to their list.", affects_output=True)
+    min_score: None = setting(None, "Refused, since scores are relative to their list.", affects_output=True)
 
     @field_validator("min_score", mode="before")
     @classmethod

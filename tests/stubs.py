@@ -165,6 +165,8 @@ def _first_time(path: str) -> bool:
 class StubSideFiles:
     """See :class:`pipelines.run.SideFileWriter`."""
 
+    warnings: tuple[str, ...] = ()
+
     def __init__(self) -> None:
         self._errors = ErrorLines()
         self._totals = {"rows": 0, "scored": 0, "failed": 0}

@@ -119,6 +119,11 @@ class _PointedSideFiles:
         self._inner = inner
         self._folder = folder
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        found: tuple[str, ...] = self._inner.warnings
+        return found
+
     def watch(self, units: Any) -> Any:
         return self._inner.watch(units)
 

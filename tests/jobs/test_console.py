@@ -30,13 +30,7 @@ def shown(console: Console) -> str:
 
 def result_of(already_committed: bool = False) -> RunResult:
     manifest = SimpleNamespace(
-        failed=0,
-        scored=1,
-        rows=1,
-        objects=[1],
-        skipped_files=(),
-        warnings=(),
-        side_files=["commit/d/report.html"],
+        failed=0, scored=1, rows=1, objects=[1], skipped_files=(), side_files=["commit/d/report.html"], warnings=()
     )
     return RunResult(cast(Any, manifest), HOSTILE, already_committed)
 

@@ -83,6 +83,7 @@ def test_running_out_of_memory_fails_one_row_and_no_process(tmp_path: Path) -> N
     assert _marks(result) == ["0.json"]
 
 
+@pytest.mark.slow
 def test_too_many_killers_stop_the_run_and_name_the_nodes(tmp_path: Path) -> None:
     write_shard(tmp_path / "in" / "1.parquet", [row(f"q{i}", query="kill") for i in range(3)])
     settings = stub_settings(str(tmp_path / "in"), str(tmp_path / "out"), units={"max_killer_rows": 1})
@@ -91,6 +92,7 @@ def test_too_many_killers_stop_the_run_and_name_the_nodes(tmp_path: Path) -> Non
     assert not list((tmp_path / "out").glob("*/_manifest.json"))
 
 
+@pytest.mark.slow
 def test_a_killer_that_takes_its_driver_down_is_an_error_after_resuming(tmp_path: Path) -> None:
     pid = tmp_path / "driver.pid"
     queries = ["good", f"kill-driver:{pid}", "good"]
@@ -127,6 +129,7 @@ def test_a_row_is_not_blamed_for_drivers_that_stopped_in_order(tmp_path: Path) -
     assert attempt("d6").number == 7
 
 
+@pytest.mark.slow
 def test_constructors_that_die_three_times_are_a_defect_with_the_cause(tmp_path: Path) -> None:
     write_shard(tmp_path / "in" / "1.parquet", [row("a")])
     with pytest.raises(RunError, match="3 in a row died before any was ready") as caught:

@@ -45,8 +45,8 @@ def ranking(given: dict[str, Any], order: list[int], rounds: list[int] | None = 
     ]
 
 
-def bundle(given: dict[str, Any], order: list[int], **chosen: Any) -> dict[str, Any]:
-    made = Bundler(BundleSettings(**chosen)).bundle(given, ranking(given, order), {})
+def bundle(given: dict[str, Any], ranked: list[int], **chosen: Any) -> dict[str, Any]:
+    made = Bundler(BundleSettings(**chosen)).bundle(given, ranking(given, ranked), {})
     assert made["context_tokens"] == TOKENIZER.count(made["context"])
     return made
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from qrcore.attention import attach, kernel, read
-from qrcore.attention.call import AttentionCall, AttentionInputs, PackedLayout, Segment
+from qrcore.attention.call import AttentionCall, AttentionInputs, LayerRead, PackedLayout, Segment
 from qrcore.attention.kernel import packed_attention, visible
 from qrcore.attention.read import Suffix, read_attention
 from qrcore.errors import ModelError
@@ -244,7 +244,8 @@ def test_gradients_flow_through_chunks(chunk_tokens: int) -> None:
     weight = model.layers[0].mlp.up_proj.weight.requires_grad_()
     layout = PackedLayout.of_one(50, (10,))
     sums: list[Tensor] = []
-    call = AttentionCall(layout, {2: lambda layer, inputs: sums.append(inputs.query.sin().sum())}, 2, chunk_tokens)
+    readers: dict[int, LayerRead] = {2: lambda layer, inputs: sums.append(inputs.query.sin().sum())}
+    call = AttentionCall(layout, readers, last_layer=2, chunk_tokens=chunk_tokens)
     attach.run(model, torch.arange(5, 65), call)
     sum(sums, torch.tensor(0.0)).backward()
     assert weight.grad is not None
@@ -252,7 +253,7 @@ def test_gradients_flow_through_chunks(chunk_tokens: int) -> None:
     whole = other.layers[0].mlp.up_proj.weight.requires_grad_()
     once: list[Tensor] = []
     reads = {2: lambda layer, inputs: once.append(inputs.query.sin().sum())}
-    attach.run(other, torch.arange(5, 65), AttentionCall(layout, reads, 2, 10**6))
+    attach.run(other, torch.arange(5, 65), AttentionCall(layout, reads, last_layer=2, chunk_tokens=10**6))
     once[0].backward()
     torch.testing.assert_close(weight.grad, whole.grad, rtol=1e-4, atol=1e-4)
 
