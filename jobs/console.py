@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
@@ -100,8 +100,8 @@ class ConsoleObserver:
                 show_line(self._console, f"  {tally.rows_done}/{tally.rows} rows, {tally.note()}")
 
     def _start_bar(self, tally: Tally) -> None:
-        columns = (BarColumn(), TextColumn("{task.completed}/{task.total} rows"), TextColumn("{task.fields[note]}"))
-        self._progress = Progress(TextColumn(" "), *columns, TimeElapsedColumn(), console=self._console, transient=True)
+        columns = (TextColumn(" "), BarColumn(), TextColumn("{task.completed}/{task.total} rows"), TimeElapsedColumn())
+        self._progress = _NotedProgress(*columns, console=self._console, transient=True)
         self._task = self._progress.add_task("rows", total=tally.rows, note=tally.note())
         self._progress.start()
 
@@ -110,6 +110,16 @@ class ConsoleObserver:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+class _NotedProgress(Progress):
+    """A bar with its task's field ``note`` on a line of its own: beside the bar it would be cut at 80 columns."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bar, then the note."""
+        yield from super().get_renderables()
+        for task in self.tasks:
+            yield Text(f"  {task.fields['note']}", style="dim")
 
 
 def _told(plan: Planned) -> str:

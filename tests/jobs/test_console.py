@@ -141,6 +141,19 @@ def test_a_resumed_run_counts_what_is_left() -> None:
     assert "7 rows in 3 units, 1 units already done" in shown(console)
 
 
+def test_nothing_of_the_progress_is_cut_on_a_narrow_terminal() -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    with ConsoleObserver(console) as observer:
+        observer.planned(plan_of({"0": 1_000_000, "1": 1_000_000}), frozenset())
+        observer.unit_done(footer("0", 1_000_000, failed=2_000))
+        assert observer._progress is not None
+        console.print(observer._progress.get_renderable())
+        said = observer._progress.tasks[0].fields["note"]
+    assert "━" in shown(console)
+    assert "1000000/2000000 rows" in shown(console)
+    assert said in shown(console)
+
+
 def test_judgements_for_a_committed_run_are_not_ignored_silently() -> None:
     def says(already_committed: bool, qrels: str | None) -> bool:
         console = screen()

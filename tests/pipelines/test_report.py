@@ -69,6 +69,13 @@ def kept(given: Any, written: Any) -> bool:
     return bool(given == written)
 
 
+def test_a_price_names_its_rates() -> None:
+    sample = awkward()
+    assert "38.51 EUR at 0.04 EUR a CPU-hour and 2.50 EUR a GPU-hour" in page_of(sample)
+    sample["cost"] |= {"cpu_hour_rate": None, "gpu_hour_rate": None, "total": None}
+    assert "— (set cost.cpu_hour or cost.gpu_hour)" in page_of(sample)
+
+
 def test_every_field_is_documented() -> None:
     schema = RunReport.model_json_schema()
     for record in [schema, *schema["$defs"].values()]:

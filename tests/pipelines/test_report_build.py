@@ -161,7 +161,7 @@ def test_margins_waits_and_costs_are_those_of_the_units() -> None:
     assert (cost.actors, cost.cpu_hours, cost.gpu_hours, cost.total) == (1, 3.0, 1.0, 6.0)
     assert (cost.per_1000_queries, cost.per_million_tokens) == (3000.0, 200_000.0)
     page = render_report(report)
-    assert "6.00 USD at 2.00 USD a CPU-hour" in page
+    assert "6.00 USD at 2.00 USD a CPU-hour<" in page
     assert "7 B of memory, 9 B of its GPU’s" in page
 
 
