@@ -134,6 +134,14 @@ class ClusterConfig(Section):
     address: str | None = setting(None, "Ray address to join; empty: start Ray on this machine.", affects_output=False)
 
 
+class CostConfig(Section):
+    """What an hour costs, for the report's prices."""
+
+    cpu_hour: float | None = setting(None, "Price of one CPU for an hour.", affects_output=False, ge=0)
+    gpu_hour: float | None = setting(None, "Price of one GPU for an hour.", affects_output=False, ge=0)
+    currency: str = setting("USD", "Currency of the prices.", affects_output=False)
+
+
 class StorageConfig(Section):
     """How to reach object storage; credentials come from the environment or the machine's role."""
 
@@ -185,3 +193,4 @@ class RerankConfig(Section):
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    cost: CostConfig = Field(default_factory=CostConfig)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
+
+from jobs.logs import JsonLines
 
 if TYPE_CHECKING:
     from pipelines.run import Planned, RunResult
@@ -32,24 +36,25 @@ def show_stage(console: Console, message: str) -> None:
 
 
 class ConsoleObserver:
-    """Progress on a terminal as a bar, elsewhere as one line every ten seconds."""
+    """Progress on a terminal as a bar, elsewhere as one line every ten seconds, whether a unit ended or not."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._rows = self._rows_done = self._failed = self._tokens = 0
-        self._started = self._last_line = time.monotonic()
+        self._tally: Tally | None = None
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._over = threading.Event()
+        self._over.set()
 
     def __enter__(self) -> ConsoleObserver:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._stop_bar()
+        self._stop()
 
     def stage(self, message: str) -> None:
         """One line for a step of the run."""
-        self._stop_bar()
+        self._stop()
         show_stage(self._console, message)
 
     def planned(self, plan: Planned, done: frozenset[str]) -> None:
@@ -64,40 +69,57 @@ class ConsoleObserver:
         show_line(self._console, f"  {_told(plan)}")
         for warning in plan.provenance.get("warnings", ()):
             show_line(self._console, ("warning", "yellow"), f"  {warning}")
-        self._rows = sum(unit.rows for unit in todo)
-        self._started = self._last_line = time.monotonic()
-        if self._console.is_terminal:
-            self._start_bar()
+        self._stop()
+        self._tally = Tally({unit.unit_id: (unit.rows, unit.tokens) for unit in todo})
+        self._go_on(self._tally)
 
     def unit_done(self, footer: dict[str, Any]) -> None:
         """Count one written unit."""
-        self._rows_done += footer["rows"]
-        self._failed += footer["failed"]
-        self._tokens += footer["prompt_tokens"]
+        if self._tally is None:
+            return
+        self._tally.add(footer)
+        self._go_on(self._tally)
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=self._rows_done, note=self._note())
-        elif time.monotonic() - self._last_line >= _LINE_EVERY_S:
-            self._last_line = time.monotonic()
-            show_line(self._console, f"  {self._rows_done}/{self._rows} rows, {self._note()}")
+            self._progress.update(self._task, completed=self._tally.rows_done, note=self._tally.note())
 
-    def _note(self) -> str:
-        seconds = max(time.monotonic() - self._started, 1e-9)
-        failed = f", {self._failed} failed" if self._failed else ""
-        speed = (
-            f"{self._tokens / seconds:,.0f} tokens/s" if self._tokens else f"{self._rows_done / seconds:,.0f} rows/s"
-        )
-        return f"{speed}{failed}"
+    def _go_on(self, tally: Tally) -> None:
+        """Show progress if it is not shown: a stage that came between has ended it."""
+        if not self._over.is_set() or tally.is_done:
+            return
+        self._over = threading.Event()
+        if self._console.is_terminal:
+            self._start_bar(tally)
+        else:
+            threading.Thread(target=self._lines, args=(tally, self._over), daemon=True).start()
 
-    def _start_bar(self) -> None:
-        columns = (BarColumn(), TextColumn("{task.completed}/{task.total} rows"), TextColumn("{task.fields[note]}"))
-        self._progress = Progress(TextColumn(" "), *columns, TimeElapsedColumn(), console=self._console, transient=True)
-        self._task = self._progress.add_task("rows", total=self._rows, note="")
+    def _lines(self, tally: Tally, over: threading.Event) -> None:
+        while not over.wait(_LINE_EVERY_S):
+            if isinstance(self._console.file, JsonLines):
+                self._console.file.event("progress", **tally.facts())
+            else:
+                show_line(self._console, f"  {tally.rows_done}/{tally.rows} rows, {tally.note()}")
+
+    def _start_bar(self, tally: Tally) -> None:
+        columns = (TextColumn(" "), BarColumn(), TextColumn("{task.completed}/{task.total} rows"), TimeElapsedColumn())
+        self._progress = _NotedProgress(*columns, console=self._console, transient=True)
+        self._task = self._progress.add_task("rows", total=tally.rows, note=tally.note())
         self._progress.start()
 
-    def _stop_bar(self) -> None:
+    def _stop(self) -> None:
+        self._over.set()
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+class _NotedProgress(Progress):
+    """A bar with its task's field ``note`` on a line of its own: beside the bar it would be cut at 80 columns."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bar, then the note."""
+        yield from super().get_renderables()
+        for task in self.tasks:
+            yield Text(f"  {task.fields['note']}", style="dim")
 
 
 def _told(plan: Planned) -> str:
@@ -110,6 +132,70 @@ def _told(plan: Planned) -> str:
         f"model {model['id']} ({model['kept_layers']} of {model['layers']} layers), {len(heads['heads'])} heads "
         f"({heads['id']}), prompt {facts['prompt']['name']}, order {plan.order}, {facts['dtype']} on {facts['device']}"
     )
+
+
+class Tally:
+    """What this command has to do and has done. ``units``: rows and estimated tokens by unit id.
+
+    Time to go is reckoned by tokens: rows differ in length, and long ones often come together. Where no unit has any
+    (no model reads them), it is reckoned by rows.
+    """
+
+    def __init__(self, units: Mapping[str, tuple[int, int]], clock: Callable[[], float] = time.monotonic) -> None:
+        by_tokens = any(tokens for _, tokens in units.values())
+        self._work = {unit_id: tokens if by_tokens else rows for unit_id, (rows, tokens) in units.items()}
+        self._clock = clock
+        self._started = clock()
+        self._work_done = self._tokens = 0
+        self._actors: set[tuple[str, int]] = set()
+        self.rows = sum(rows for rows, _ in units.values())
+        self.rows_done = self.units_done = self.failed = 0
+
+    def add(self, footer: Mapping[str, Any]) -> None:
+        """Count one written unit."""
+        self.units_done += 1
+        self.rows_done += footer["rows"]
+        self.failed += footer["failed"]
+        self._tokens += footer["prompt_tokens"]
+        self._work_done += self._work.get(footer["unit_id"], 0)
+        if "actor_pid" in footer:
+            self._actors.add((footer["node"], footer["actor_pid"]))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left."""
+        return self.units_done >= len(self._work)
+
+    def facts(self) -> dict[str, Any]:
+        """Everything as numbers, for logs that programs read; ``eta_s`` is null until a unit is done."""
+        seconds = max(self._clock() - self._started, 1e-9)
+        left = sum(self._work.values()) - self._work_done
+        return {
+            "units_done": self.units_done,
+            "units": len(self._work),
+            "rows_done": self.rows_done,
+            "rows": self.rows,
+            "failed_rows": self.failed,
+            "actors": len(self._actors),
+            "tokens_per_s": round(self._tokens / seconds),
+            "rows_per_s": round(self.rows_done / seconds, 1),
+            "eta_s": round(seconds * left / self._work_done) if self._work_done else None,
+        }
+
+    def note(self) -> str:
+        """The same in a few words."""
+        facts = self.facts()
+        speed = f"{facts['tokens_per_s']:,} tokens/s" if self._tokens else f"{facts['rows_per_s']:,} rows/s"
+        parts = [f"{facts['units_done']}/{facts['units']} units"] + ([speed] if self.units_done else [])
+        parts += [f"{self.failed} failed"] if self.failed else []
+        parts += [f"{facts['actors']} actor{'s' if facts['actors'] > 1 else ''}"] if facts["actors"] else []
+        parts += [f"{_minutes(facts['eta_s'])} to go"] if facts["eta_s"] is not None else []
+        return ", ".join(parts)
+
+
+def _minutes(seconds: int) -> str:
+    hours, rest = divmod(seconds, 3600)
+    return f"{hours}h {rest // 60:02}m" if hours else f"{rest // 60}m {rest % 60:02}s"
 
 
 class TrainingLines:

@@ -154,6 +154,10 @@ def pipeline_settings(config: SelectConfig, environment: Mapping[str, str] = Map
             storage=StorageOptions(**with_endpoint(config.storage, environment).model_dump()),
             config=flatten(config),
             affecting_output=flatten(config, only_affecting_output=True),
+            row_bytes=config.units.max_row_bytes,
+            max_error_rate=config.units.max_error_rate,
+            max_killer_rows=config.units.max_killer_rows,
+            start_timeout_s=config.actors.start_timeout_s,
         ),
         ranked=config.input.uri,
         bundles=BundleSettings(

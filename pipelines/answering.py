@@ -70,6 +70,7 @@ class AnswerUnit:
         started(self._storage, settings.run_uri, settings.driver)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        waited = max(0.0, time.time() - row["read_at"])  # two nodes may disagree about the time
         unit = Unit.model_validate_json(row["unit"])
         settings = self._settings
         attempts = Attempts(self._storage, settings.run_uri, unit.unit_id, settings.driver)
@@ -80,7 +81,8 @@ class AnswerUnit:
         if attempts.is_first():
             table, metrics = self._answer(rows, errors)
         elif self._done_elsewhere(unit, attempts):
-            return {"unit": row["unit"], "table": b"", "read_s": row["read_s"], "metrics": "", "killers": "{}"}
+            nothing = {"table": b"", "metrics": "", "killers": "{}"}
+            return {"unit": row["unit"], "read_s": row["read_s"], "wait_s": waited, **nothing}
         else:
             table, metrics = self._answer_one_by_one(rows, errors, attempts)
             dead = attempts.killers()
@@ -90,6 +92,7 @@ class AnswerUnit:
             "unit": row["unit"],
             "table": to_ipc(table),
             "read_s": row["read_s"],
+            "wait_s": waited,
             "metrics": json.dumps(asdict(metrics)),
             "killers": json.dumps(killers),
         }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +18,11 @@ from qrcore.errors import ScoreError
 
 @dataclass(frozen=True, slots=True)
 class UnitMetrics:
-    """What one unit took; kept in the unit object's footer."""
+    """What one unit took; kept in the unit object's footer.
+
+    ``memory_bytes``: the process's largest resident memory so far; ``gpu_memory_bytes``: the most that torch took of
+    its GPU.
+    """
 
     rows: int
     scored: int
@@ -29,6 +35,8 @@ class UnitMetrics:
     finished_at: str
     actor_pid: int
     node: str
+    memory_bytes: int = 0
+    gpu_memory_bytes: int = 0
 
 
 def unit_metrics(
@@ -48,7 +56,20 @@ def unit_metrics(
         finished_at=_stamp(now),
         actor_pid=os.getpid(),
         node=ray.util.get_node_ip_address(),
+        memory_bytes=_memory_bytes(),
+        gpu_memory_bytes=_gpu_memory_bytes(),
     )
+
+
+def _memory_bytes() -> int:
+    """Largest resident memory of this process so far; Linux counts it in KiB, macOS in bytes."""
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest * 1024
+
+
+def _gpu_memory_bytes() -> int:
+    torch = sys.modules.get("torch")  # a process that has not loaded it took nothing of a GPU
+    return torch.cuda.max_memory_allocated() if torch and torch.cuda.is_initialized() else 0
 
 
 def _stamp(seconds: float) -> str:
@@ -72,4 +93,6 @@ def added(parts: Sequence[UnitMetrics]) -> UnitMetrics:
         finished_at=parts[-1].finished_at,
         actor_pid=parts[-1].actor_pid,
         node=parts[-1].node,
+        memory_bytes=max(part.memory_bytes for part in parts),
+        gpu_memory_bytes=max(part.gpu_memory_bytes for part in parts),
     )

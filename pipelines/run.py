@@ -42,6 +42,7 @@ from pipelines.limits import ErrorTally, judged
 from pipelines.plan import Plan, Unit, cut_units, encode_schema, load_plan, planned_files, store_plan, usable_surveys
 from pipelines.storage import FileInfo, Storage, StorageOptions, absolute, join
 from pipelines.surveys import survey_files
+from pipelines.telemetry import RunMetrics
 from pipelines.work import PoolSettings, UnitWorker, WorkSettings, do_units, longest_silence_s
 from qrcore.errors import StorageError
 
@@ -141,6 +142,9 @@ class PlannedUnit(Protocol):
 
     @property
     def rows(self) -> int: ...
+
+    @property
+    def tokens(self) -> int: ...
 
 
 class Planned(Protocol):
@@ -318,9 +322,11 @@ class _Run(Generic[Facts]):
             todo.reverse()
         seconds: dict[str, float] = {}
         tally = ErrorTally(self.settings.max_error_rate, self.settings.max_killer_rows)
+        metrics = RunMetrics(plan.job, plan.name, len(todo))
         while todo:
             for footer in self._do(plan, todo):
                 seconds[footer["unit_id"]] = footer["write_s"]
+                metrics.unit_done(footer)
                 self.observer.unit_done(footer)
                 tally.add(footer)
             left = self._left(todo)

@@ -168,6 +168,7 @@ def _read_unit(row: dict[str, Any], work: Any) -> dict[str, Any]:
         "table": to_ipc(found.table),
         "failed": json.dumps(failed),
         "read_s": _since(started),
+        "read_at": time.time(),
     }
 
 
@@ -215,6 +216,7 @@ def _write_unit(row: dict[str, Any], work: Any) -> dict[str, Any]:
         "unit_id": unit.unit_id,
         "config_hash": work.config_hash,
         "read_s": row["read_s"],
+        "wait_s": row["wait_s"],
         **json.loads(row["metrics"]),
         **json.loads(row["killers"]),
     }

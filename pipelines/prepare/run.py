@@ -133,7 +133,7 @@ def run(settings: PrepareSettings, observer: Observer) -> RunResult:
         done = _done(storage, uri)
         observer.planned(plan, frozenset(done))
         for footer in _do([unit for unit in plan.units if unit.unit_id not in done], work):
-            observer.unit_done({"rows": footer["source_rows"], "failed": footer["failed"], "prompt_tokens": 0})
+            observer.unit_done({**footer, "rows": footer["source_rows"], "prompt_tokens": 0})
         observer.stage("checking every object and committing")
         manifest = _commit(settings, plan, storage, uri, started, resumed=bool(done))
     return RunResult(manifest, uri, already_committed=False)

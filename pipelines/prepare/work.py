@@ -62,6 +62,11 @@ class PreparedUnit(BaseModel):
         """Source rows."""
         return sum(part.rows for part in self.parts)
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that a model will read: none here."""
+        return 0
+
 
 @dataclass(frozen=True, slots=True)
 class Beside:

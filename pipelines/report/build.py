@@ -16,6 +16,7 @@ from pipelines.labels import Qrels
 from pipelines.measures import DEFAULT_MEASURES, evaluate, paired_bootstrap, reciprocal_rank_fusion
 from pipelines.plan import Plan
 from pipelines.report import model
+from pipelines.report.costs import cost_of
 from qrcore.matching import length_warnings
 
 _EXAMPLES_PER_CODE: Final = 3
@@ -67,6 +68,7 @@ class ReportBuilder:
         self._error_examples: dict[str, list[model.ErrorExample]] = defaultdict(list)
         self._prompt_tokens: list[int] = []
         self._candidates: list[int] = []
+        self._margins: list[float] = []
         self._moves: Counter[tuple[int, int]] = Counter()
         self._has_first_stage = plan.order == "reversed"  # for ranks without scores; the plan knows of both
 
@@ -92,6 +94,8 @@ class ReportBuilder:
         ranking = row["ranking"]
         self._prompt_tokens.append(row["prompt_tokens"])
         self._candidates.append(len(ranking))
+        if len(ranking) > 1 and ranking[0]["round"] == ranking[1]["round"]:  # of one prompt, so comparable
+            self._margins.append(ranking[0]["score"] - ranking[1]["score"])
         self._has_first_stage = self._has_first_stage or any(item["input_score"] is not None for item in ranking)
         for item in ranking:
             if item["input_rank"] <= _MOVEMENT_DEPTH and item["rank"] <= _MOVEMENT_DEPTH:
@@ -125,9 +129,13 @@ class ReportBuilder:
             ),
             errors=self._error_groups(),
             throughput=self._throughput(facts, totals),
+            cost=cost_of(self._plan.config, self._footers, _wall_seconds(self._footers)),
             units=tuple(_unit(footer, facts.write_seconds) for footer in self._footers),
             distributions=model.Distributions(
-                prompt_tokens=distribution(self._prompt_tokens), candidates=distribution(self._candidates)
+                prompt_tokens=distribution(self._prompt_tokens),
+                candidates=distribution(self._candidates),
+                unit_seconds=distribution([footer["score_s"] for footer in self._footers]),
+                margin=distribution(self._margins),
             ),
             movement=self._movement(),
             quality=self._quality(facts.qrels_uri),
@@ -176,6 +184,7 @@ class ReportBuilder:
                 read=sum(footer["read_s"] for footer in self._footers),
                 score=sum(footer["score_s"] for footer in self._footers),
                 write=sum(facts.write_seconds.values()),
+                wait=sum(footer.get("wait_s", 0.0) for footer in self._footers),
                 wall=wall,
             ),
         )
@@ -264,8 +273,13 @@ def _unit(footer: Mapping[str, Any], write_seconds: Mapping[str, float]) -> mode
         failed=footer["failed"],
         prompt_tokens=footer["prompt_tokens"],
         seconds=model.StageSeconds(
-            read=footer["read_s"], score=footer["score_s"], write=write_seconds.get(footer["unit_id"], 0.0)
+            read=footer["read_s"],
+            score=footer["score_s"],
+            write=write_seconds.get(footer["unit_id"], 0.0),
+            wait=footer.get("wait_s", 0.0),
         ),
+        memory_bytes=footer.get("memory_bytes", 0),
+        gpu_memory_bytes=footer.get("gpu_memory_bytes", 0),
         started_at=footer["started_at"],
         finished_at=footer["finished_at"],
         actor_pid=footer["actor_pid"],
@@ -287,15 +301,23 @@ def _wall_seconds(footers: Sequence[Mapping[str, Any]]) -> float:
     return seconds
 
 
-def distribution(values: Sequence[int]) -> model.Distribution:
+def distribution(values: Sequence[float]) -> model.Distribution:
     """Percentiles and a histogram of these values."""
     if not values:
         return model.Distribution(p5=None, p50=None, p95=None, max=None, edges=(), counts=())
     p5, p50, p95 = np.percentile(values, [5, 50, 95])
-    counts, edges = np.histogram(values, bins=min(_BINS, max(1, max(values) - min(values))))
+    counts, edges = np.histogram(values, bins=_bins(values))
     return model.Distribution(
         p5=p5, p50=p50, p95=p95, max=max(values), edges=tuple(edges.tolist()), counts=tuple(counts.tolist())
     )
+
+
+def _bins(values: Sequence[float]) -> int:
+    spread = max(values) - min(values)
+    if all(isinstance(value, int) for value in values):
+        return min(_BINS, max(1, int(spread)))
+    # Values that differ by rounding alone leave no room for more edges between them.
+    return _BINS if spread > 1e-9 * max(abs(max(values)), abs(min(values))) else 1
 
 
 def _provenance(plan: Plan) -> model.Provenance:

@@ -72,8 +72,16 @@ def bars(title: str, items: Sequence[Bar], axis: str) -> Markup:
     return svg(title, f"Horizontal bars of {axis}: {said}.", bottom + 44, parts, left=52, right=72)
 
 
-def histogram(title: str, edges: Sequence[float], counts: Sequence[int], marks: dict[str, float], axis: str) -> Markup:
-    """Bars of `counts` over their bins, with a labelled line per mark (a percentile); `axis` names the x quantity."""
+def histogram(
+    title: str,
+    edges: Sequence[float],
+    counts: Sequence[int],
+    marks: dict[str, float],
+    axis: str,
+    counted: str = "queries",
+) -> Markup:
+    """Bars of `counts` over their bins, with a labelled line per mark (a percentile); `axis` names the x quantity,
+    `counted` what is counted."""
     low, high = edges[0], edges[-1]
     low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
     top, height = 32, 150
@@ -86,14 +94,14 @@ def histogram(title: str, edges: Sequence[float], counts: Sequence[int], marks: 
     parts = [y_level(top + height * (1 - level / tallest), short(level)) for level in levels]
     for (start, end), count in zip(pairwise(edges), counts, strict=True):
         size = height * count / tallest
-        tip = f"{short(start)} to {short(end)}: {count:,} queries"
+        tip = f"{short(start)} to {short(end)}: {count:,} {counted}"
         parts += [rect(x_of(start), top + height - size, x_of(end) - x_of(start), size, "bar", tip)] if count else []
     parts += [x_axis([(x_of(value), short(value)) for value in ticks(low, high)], top + height, axis)]
     for row, (name, value) in enumerate(marks.items()):
         parts += _mark(x_of(value), 10 + 13 * row, top + height, f"{name} {short(value)}")
-    parts += [y_title(top + height / 2, "queries")]
+    parts += [y_title(top + height / 2, counted)]
     said = ", ".join(f"{name} {short(value)}" for name, value in marks.items())
-    about = f"Histogram of {axis} over {sum(counts):,} queries from {short(low)} to {short(high)}; {said}."
+    about = f"Histogram of {axis} over {sum(counts):,} {counted} from {short(low)} to {short(high)}; {said}."
     return svg(title, about, top + height + 44, parts, left=58, right=18)
 
 

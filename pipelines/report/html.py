@@ -67,6 +67,8 @@ def page_environment() -> Environment:
         "setting": setting,
         "listed": lambda values, sign: "\n".join(f"{name}{sign}{setting(values[name])}" for name in sorted(values)),
         "extent": extent,
+        "hours": hours,
+        "money": money,
         "fixed": fixed,
         "breakable": breakable,
         "verdict": verdict,
@@ -85,11 +87,15 @@ def tone(report: RunReport) -> str:
 def draw(report: RunReport) -> dict[str, Markup]:
     """The charts of the report by name; those without data are left out."""
     spent = report.throughput.seconds
-    stages = {"read": spent.read, "score": spent.score, "write": spent.write, "wall": spent.wall}
+    stages = {"read": spent.read, "wait": spent.wait, "score": spent.score, "write": spent.write, "wall": spent.wall}
     stage_bars = [charts.Bar(name, seconds, duration(seconds)) for name, seconds in stages.items()]
     found = {
         "prompt_tokens": _histogram("Prompt tokens per query", report.distributions.prompt_tokens, "prompt tokens"),
         "candidates": _histogram("Candidates per query", report.distributions.candidates, "candidates"),
+        "unit_seconds": _histogram(
+            "Seconds of scoring per unit", report.distributions.unit_seconds, "seconds", counted="units"
+        ),
+        "margin": _histogram("Score margin per query", report.distributions.margin, "score of first minus second"),
         "stages": charts.bars("Seconds per stage", stage_bars, "seconds") if any(stages.values()) else None,
         "timeline": charts.timeline("Units by actor", _spans(report.units)) if report.units else None,
         "movement": charts.heat_map("Rank movement", report.movement.counts) if report.movement else None,
@@ -97,11 +103,13 @@ def draw(report: RunReport) -> dict[str, Markup]:
     return {name: chart for name, chart in found.items() if chart is not None}
 
 
-def _histogram(title: str, values: Distribution, axis: str) -> Markup | None:
+def _histogram(title: str, values: Distribution | None, axis: str, counted: str = "queries") -> Markup | None:
     # One single value is said in words: a histogram of it is a full square.
-    if values.p50 is None or values.p95 is None or not values.counts or values.p5 == values.max:
+    if values is None or values.p50 is None or values.p95 is None or not values.counts or values.p5 == values.max:
         return None
-    return charts.histogram(title, values.edges, values.counts, {"median": values.p50, "p95": values.p95}, axis)
+    return charts.histogram(
+        title, values.edges, values.counts, {"median": values.p50, "p95": values.p95}, axis, counted
+    )
 
 
 def extent(values: Distribution) -> str:
@@ -185,6 +193,18 @@ def duration(seconds: float) -> str:
 def moment(value: datetime) -> str:
     """A time to the second with its zone."""
     return f"{value:%Y-%m-%d %H:%M:%S} {value.tzname() or ''}".rstrip()
+
+
+def hours(value: float) -> str:
+    """Hours with three significant digits: 0.0123, 4.56, 1,230."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def money(value: float | None, currency: str) -> str:
+    """A price with three significant digits, at least two places; a dash where there is no rate."""
+    if value is None:
+        return "—"
+    return f"{value:,.2f} {currency}" if value >= 0.1 or value == 0 else f"{value:.3g} {currency}"
 
 
 def bytes_text(size: float) -> str:

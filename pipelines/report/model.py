@@ -1,4 +1,4 @@
-"""The records of `report.json`, schema 1.0. Minor versions only add fields that may be missing.
+"""The records of `report.json`, schema 1.1. Minor versions only add fields that may be missing.
 
 Counts are numbers of rows unless the field says otherwise, `seconds` are seconds, `tokens` are tokens of the model's
 own tokenizer, ranks start at 1. Times are ISO-8601 with a time zone. A value that does not exist is null, never NaN.
@@ -107,6 +107,7 @@ class StageSeconds(_Record):
     read: Seconds = Field(description="seconds of reading and checking the rows")
     score: Seconds = Field(description="seconds in the scoring actors, tokenising among them")
     write: Seconds = Field(description="seconds of serialising and storing")
+    wait: Seconds = Field(default=0, description="seconds between reading and a free actor, since 1.1")
 
 
 class RunSeconds(StageSeconds):
@@ -126,6 +127,20 @@ class Throughput(_Record):
     seconds: RunSeconds = Field(description="seconds per stage and in all")
 
 
+class Cost(_Record):
+    """What the actors took while units were scored, reserved whether they were busy or not."""
+
+    actors: Count = Field(description="actors that scored")
+    cpu_hours: float = Field(ge=0, description="CPUs reserved for actors x hours of `wall`")
+    gpu_hours: float = Field(ge=0, description="GPUs reserved for actors x hours of `wall`")
+    cpu_hour_rate: float | None = Field(description="price of a CPU-hour, from the configuration")
+    gpu_hour_rate: float | None = Field(description="price of a GPU-hour, from the configuration")
+    currency: str = Field(description="of the rates")
+    total: float | None = Field(description="price of all hours, null without a rate")
+    per_1000_queries: float | None = Field(description="the same per 1,000 rows")
+    per_million_tokens: float | None = Field(description="the same per million prompt tokens")
+
+
 class Unit(_Record):
     """One unit of work: retried and committed as a whole."""
 
@@ -138,6 +153,8 @@ class Unit(_Record):
     finished_at: AwareDatetime = Field(description="end of the scoring")
     actor_pid: int = Field(description="process id of the scoring actor")
     node: str = Field(description="node of the scoring actor")
+    memory_bytes: Count = Field(default=0, description="largest resident memory of the actor so far, since 1.1")
+    gpu_memory_bytes: Count = Field(default=0, description="largest memory torch took of its GPU, since 1.1")
 
 
 class Distribution(_Record):
@@ -164,6 +181,11 @@ class Distributions(_Record):
 
     prompt_tokens: Distribution = Field(description="tokens per row")
     candidates: Distribution = Field(description="candidates per row")
+    unit_seconds: Distribution | None = Field(default=None, description="seconds of scoring per unit, since 1.1")
+    margin: Distribution | None = Field(
+        default=None,
+        description="score of the first place minus score of the second, per row where one prompt gave both, since 1.1",
+    )
 
 
 class Movement(_Record):
@@ -264,12 +286,13 @@ class Provenance(_Record):
 class RunReport(_Record):
     """Everything `report.json` says about one run."""
 
-    schema_version: Literal["1.0"] = Field(default="1.0", description="version of this schema")
+    schema_version: Literal["1.0", "1.1"] = Field(default="1.1", description="version of this schema")
     run: Run = Field(description="which run")
     asked: Asked = Field(description="what was asked")
     result: Result = Field(description="what came out")
     errors: tuple[ErrorGroup, ...] = Field(description="failed rows by code, most frequent first")
     throughput: Throughput = Field(description="how fast")
+    cost: Cost | None = Field(default=None, description="what it took and cost, since 1.1")
     units: tuple[Unit, ...] = Field(description="every unit of the run")
     distributions: Distributions = Field(description="per-row distributions")
     movement: Movement | None = Field(description="rank movement, null without a first stage")

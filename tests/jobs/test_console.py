@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
+import time
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 from rich.console import Console
 
-from jobs.console import ConsoleObserver, show_result
+from jobs.console import ConsoleObserver, Tally, show_result
 from jobs.demo import DemoResult, show_demo
+from jobs.logs import JsonLines
 from pipelines.plan import Plan
 from pipelines.run import RunResult
 
@@ -39,9 +43,65 @@ def plan_of(rows: dict[str, int]) -> Plan:
         "dtype": "float32",
         "device": "cpu",
     }
-    units = [SimpleNamespace(unit_id=unit_id, rows=count) for unit_id, count in rows.items()]
+    units = [SimpleNamespace(unit_id=unit_id, rows=count, tokens=10 * count) for unit_id, count in rows.items()]
     plan = SimpleNamespace(run_id="r-1", rows=sum(rows.values()), units=units, provenance=provenance, order="reversed")
     return cast(Plan, plan)
+
+
+def footer(unit_id: str, rows: int, failed: int = 0, pid: int = 1) -> dict[str, Any]:
+    return {"unit_id": unit_id, "rows": rows, "failed": failed, "prompt_tokens": 5, "node": "n", "actor_pid": pid}
+
+
+def test_time_to_go_is_reckoned_by_tokens() -> None:
+    now = [100.0]
+    tally = Tally({"long": (1, 9000), "short": (9, 1000)}, clock=lambda: now[0])
+    assert tally.facts()["eta_s"] is None
+    now[0] = 110.0
+    tally.add(footer("short", 9, failed=2, pid=7))
+    facts = tally.facts()
+    assert (facts["eta_s"], facts["rows_done"], facts["failed_rows"], facts["actors"]) == (90, 9, 2, 1)
+    assert tally.note() == "1/2 units, 0 tokens/s, 2 failed, 1 actor, 1m 30s to go"
+    tally.add(footer("long", 1, pid=8))
+    assert (tally.facts()["eta_s"], tally.facts()["actors"]) == (0, 2)
+
+
+def test_where_no_model_reads_tokens_rows_tell_the_time_to_go() -> None:
+    now = [100.0]
+    tally = Tally({"long": (8, 0), "short": (2, 0)}, clock=lambda: now[0])
+    assert tally.note() == "0/2 units"
+    now[0] = 110.0
+    tally.add({"unit_id": "short", "rows": 2, "failed": 0, "prompt_tokens": 0})
+    assert tally.note() == "1/2 units, 0.2 rows/s, 0m 40s to go"
+
+
+def test_progress_goes_on_after_a_stage_that_came_between() -> None:
+    console = screen(terminal=True)
+    with ConsoleObserver(console) as observer:
+        observer.planned(plan_of({"a": 4, "b": 2}), frozenset())
+        observer.stage("waiting for others")
+        assert observer._progress is None
+        observer.unit_done(footer("a", 4))
+        assert observer._progress is not None
+        (task,) = observer._progress.tasks
+        assert (task.completed, task.total) == (4, 6)
+        observer.stage("committing")
+    assert observer._progress is None
+
+
+def test_lines_come_by_the_clock_even_while_no_unit_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.console._LINE_EVERY_S", 0.02)
+    console, stream = screen(), io.StringIO()
+    structured = Console(file=cast(Any, JsonLines(stream, "info")), width=200)
+    for shown_on in (console, structured):
+        with ConsoleObserver(shown_on) as observer:
+            observer.planned(plan_of({"a": 4}), frozenset())
+            time.sleep(0.3)
+    assert shown(console).count("  0/4 rows, 0/1 units") >= 2
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [(one["rows"], one["units_done"]) for one in events if one["message"] == "progress"][:2] == [(4, 0)] * 2
+    after = stream.getvalue()
+    time.sleep(0.1)
+    assert stream.getvalue() == after
 
 
 def test_paths_and_ids_are_shown_as_they_are() -> None:
@@ -72,13 +132,26 @@ def test_a_resumed_run_counts_what_is_left() -> None:
     console = screen(terminal=True)
     with ConsoleObserver(console) as observer:
         observer.planned(plan_of({"a": 4, "b": 2, "c": 1}), frozenset({"a", "of another plan"}))
-        observer.unit_done({"rows": 2, "failed": 0, "prompt_tokens": 5})
+        observer.unit_done(footer("b", 2))
         assert observer._progress is not None
         (task,) = observer._progress.tasks
         assert (task.completed, task.total) == (2, 3)
-        observer.unit_done({"rows": 1, "failed": 0, "prompt_tokens": 5})
+        observer.unit_done(footer("c", 1))
         assert task.finished
     assert "7 rows in 3 units, 1 units already done" in shown(console)
+
+
+def test_nothing_of_the_progress_is_cut_on_a_narrow_terminal() -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    with ConsoleObserver(console) as observer:
+        observer.planned(plan_of({"0": 1_000_000, "1": 1_000_000}), frozenset())
+        observer.unit_done(footer("0", 1_000_000, failed=2_000))
+        assert observer._progress is not None
+        console.print(observer._progress.get_renderable())
+        said = observer._progress.tasks[0].fields["note"]
+    assert "━" in shown(console)
+    assert "1000000/2000000 rows" in shown(console)
+    assert said in shown(console)
 
 
 def test_judgements_for_a_committed_run_are_not_ignored_silently() -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from jobs.evaluate import EvaluateConfig
 from jobs.prepare import PrepareConfig
-from jobs.select import SelectConfig
+from jobs.select import SelectConfig, pipeline_settings
 
 
 @pytest.mark.parametrize("config", [PrepareConfig, SelectConfig, EvaluateConfig])
@@ -44,3 +44,17 @@ def test_mistakes_are_one_screen_and_code_2(arguments: list[str], said: str) -> 
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert said in " ".join(result.output.split())
+
+
+def test_the_limits_of_a_run_hold_for_selecting_too() -> None:
+    config = SelectConfig.model_validate(
+        {
+            "input": {"uri": "a"},
+            "output": {"uri": "b"},
+            "policy": {"name": "top_k"},
+            "units": {"max_row_bytes": 5, "max_error_rate": 0.5, "max_killer_rows": 3},
+            "actors": {"start_timeout_s": 7.0},
+        }
+    )
+    run = pipeline_settings(config).run
+    assert (run.row_bytes, run.max_error_rate, run.max_killer_rows, run.start_timeout_s) == (5, 0.5, 3, 7.0)

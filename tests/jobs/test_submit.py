@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import subprocess
 import sys
+import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from ray.job_submission import JobDetails, JobStatus
 from jobs.submit import submission_of
 from pipelines.submission import exit_code
 from qrcore.errors import ConfigError
+from tests.infra.manifests import ROOT
 from tests.jobs.test_cli import invoke
 from tests.ray_cluster import RayCluster, ray_cluster
 from tests.shards import HEADS, MODEL, row, write_shard
@@ -47,14 +52,56 @@ def submit(cluster: RayCluster, *arguments: str, **environment: str) -> subproce
     )
 
 
+def metrics_of(cluster: RayCluster) -> set[tuple[str, float]]:
+    """Names and values of our metrics as Prometheus would scrape them."""
+    text = urllib.request.urlopen(cluster.metrics, timeout=20).read().decode()
+    lines = [line for line in text.splitlines() if line.startswith("ray_qrbatch")]
+    return {(line.split("{")[0], float(line.rsplit(" ", 1)[1])) for line in lines}
+
+
+@contextlib.contextmanager
+def watched_metrics(cluster: RayCluster) -> Iterator[set[tuple[str, float]]]:
+    """Everything that a scraper could see meanwhile: gauges go with the driver that set them."""
+    seen: set[tuple[str, float]] = set()
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.1):
+            with contextlib.suppress(OSError):
+                seen.update(metrics_of(cluster))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        watcher.join()
+
+
+def metrics_named_by_the_dashboard() -> set[str]:
+    dashboard = (ROOT / "infra" / "grafana" / "qrbatch.json").read_text()
+    assert json.loads(dashboard)["panels"]
+    return set(re.findall(r"ray_qrbatch_\w+", dashboard))
+
+
 def test_a_job_runs_once_and_its_log_and_code_come_back(cluster: RayCluster, tmp_path: Path) -> None:
     write_shard(tmp_path / "in" / "1.parquet", [row("a"), row("b", query=None)])
-    arguments = ("rerank", "--config", str(config(tmp_path)))
-    run = submit(cluster, *arguments, RAY_ADDRESS="http://127.0.0.1:1")  # which Ray's client would prefer
+    arguments = ("rerank", "--config", str(config(tmp_path, units={"max_rows": 1})))
+    with watched_metrics(cluster) as seen:
+        run = submit(cluster, *arguments, RAY_ADDRESS="http://127.0.0.1:1")  # which Ray's client would prefer
     assert run.returncode == 3, run.stdout + run.stderr
     assert "2 rows = 1 scored + 1 failed" in run.stdout
     assert run.stdout.count("report ") == 1
     assert len(list((tmp_path / "out").glob("*/_manifest.json"))) == 1
+
+    emitted = seen | metrics_of(cluster)
+    named = metrics_named_by_the_dashboard()
+    assert len(named) == 10
+    assert named <= {name for name, _ in emitted}, named - {name for name, _ in emitted}
+    assert ("ray_qrbatch_planned_units", 2.0) in emitted
+    assert ("ray_qrbatch_rows_total", 2.0) in emitted
+    assert ("ray_qrbatch_error_rows_total", 1.0) in emitted
 
     again = submit(cluster, "--failed-rows-exit", "0", *arguments)
     assert again.returncode == 0, again.stdout + again.stderr
@@ -62,6 +109,7 @@ def test_a_job_runs_once_and_its_log_and_code_come_back(cluster: RayCluster, tmp
     assert "2 rows = 1 scored + 1 failed" in again.stdout
 
 
+@pytest.mark.slow
 def test_what_a_job_refuses_ends_with_2_and_may_be_tried_again(cluster: RayCluster, tmp_path: Path) -> None:
     arguments = ("rerank", "--config", str(config(tmp_path)))
     first, second = submit(cluster, *arguments), submit(cluster, *arguments)
@@ -71,6 +119,7 @@ def test_what_a_job_refuses_ends_with_2_and_may_be_tried_again(cluster: RayClust
     assert "found there already" not in second.stdout
 
 
+@pytest.mark.slow
 def test_a_job_that_is_stopped_ends_with_4(cluster: RayCluster, tmp_path: Path) -> None:
     write_shard(tmp_path / "in" / "1.parquet", [row(f"q{number}") for number in range(300)])
     arguments = ["rerank", "--config", str(config(tmp_path, units={"max_rows": 1}))]
@@ -126,8 +175,9 @@ def test_the_identity_of_a_submission_is_its_command_and_its_file(tmp_path: Path
 @pytest.mark.parametrize(
     ("status", "code", "expected"),
     [
-        ("SUCCEEDED", 0, 0), ("SUCCEEDED", None, 0), ("FAILED", 3, 3), ("FAILED", 2, 2), ("FAILED", None, 4),
-        ("FAILED", -9, 4), ("FAILED", 137, 4), ("FAILED", 0, 4), ("STOPPED", None, 4), ("STOPPED", 0, 4),
+        ("SUCCEEDED", 0, 0), ("SUCCEEDED", None, 0), ("FAILED", 2, 2), ("FAILED", 3, 3), ("FAILED", 5, 5),
+        ("FAILED", 6, 6), ("FAILED", None, 4), ("FAILED", -9, 4), ("FAILED", 137, 4), ("FAILED", 0, 4),
+        ("STOPPED", None, 4), ("STOPPED", 0, 4),
     ],
 )  # fmt: skip
 def test_exit_codes(status: str, code: int | None, expected: int) -> None:

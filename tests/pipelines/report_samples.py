@@ -110,10 +110,19 @@ def awkward() -> dict[str, Any]:
         for index, code in enumerate(codes)
     ]  # fmt: skip
     sample["units"] = [unit(i, 12, failed=i % 25 == 7, node=f"ip-10-0-{i % 3}-17.{NASTY}") for i in range(300)]
+    for number, one in enumerate(sample["units"]):
+        one |= {"memory_bytes": (3 << 30) + number, "gpu_memory_bytes": (11 << 30) + number}
     sample["distributions"]["prompt_tokens"] = histogram(
         220, 31_900, [5, 90, 1800, 4200, 3100, 1500, 800, 300, 120, 60, 20, 5]
     )
     sample["distributions"]["candidates"] = histogram(2, 20, [20, 80, 400, 900, 10_600])
+    sample["distributions"]["unit_seconds"] = histogram(2.5, 38.0, [3, 40, 120, 90, 30, 12, 5])
+    sample["distributions"]["margin"] = histogram(-0.001, 0.42, [900, 4200, 3900, 2100, 700, 150, 33])
+    sample["throughput"]["seconds"] |= {"wait": 31.0}
+    sample["cost"] = {
+        "actors": 12, "cpu_hours": 44.1, "gpu_hours": 14.7, "cpu_hour_rate": 0.04, "gpu_hour_rate": 2.5,
+        "currency": "EUR", "total": 38.514, "per_1000_queries": 3.2095, "per_million_tokens": 0.0321,
+    }  # fmt: skip
     sample["movement"] = {
         "depth": depth,
         "counts": [[900 // (1 + abs(i - j)) for j in range(depth)] for i in range(depth)],

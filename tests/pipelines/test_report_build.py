@@ -12,7 +12,8 @@ import pytest
 from pipelines.commit import CommittedObject, StoredUnit
 from pipelines.labels import Qrels
 from pipelines.plan import Plan, Unit, encode_schema
-from pipelines.report.build import ReportBuilder, RunFacts
+from pipelines.report.build import ReportBuilder, RunFacts, distribution
+from pipelines.report.costs import cost_of
 from pipelines.report.html import render_report
 from pipelines.report.model import RunReport
 from pipelines.schemas import ranking_schema
@@ -47,8 +48,15 @@ def plan_of(order: str) -> Plan:
 
 def scored(query_id: str, *places: tuple[str, int, float | None]) -> dict[str, Any]:
     """A row whose new order is that of ``places``: (doc_id, input_rank, input_score)."""
-    ranking = [
-        {"doc_id": doc_id, "rank": rank, "score": 1.0 / rank, "input_rank": input_rank, "input_score": input_score}
+    ranking: list[dict[str, Any]] = [
+        {
+            "doc_id": doc_id,
+            "rank": rank,
+            "score": 1.0 / rank,
+            "input_rank": input_rank,
+            "input_score": input_score,
+            "round": 1,
+        }
         for rank, (doc_id, input_rank, input_score) in enumerate(places, start=1)
     ]
     return _row(query_id, ranking=ranking, prompt_tokens=10)
@@ -131,3 +139,52 @@ def test_time_in_which_nothing_ran_is_no_working_time() -> None:
     throughput = report_of(*units[::-1]).throughput
     assert throughput.seconds.wall == 30
     assert throughput.tokens_per_second == 150 / 30
+
+
+def test_margins_waits_and_costs_are_those_of_the_units() -> None:
+    rows = [scored("a", ("x", 1, 1.0), ("y", 2, 0.5)), scored("b", ("x", 1, 1.0))]
+    stored = unit(rows, 0, 3600)
+    stored.footer.update(wait_s=0.25, memory_bytes=7, gpu_memory_bytes=9)
+    builder = ReportBuilder(plan_of("as_given").model_copy(update={"config": priced(2.0, None)}), None)
+    builder.add(stored)
+    now = datetime.now(UTC)
+    report = builder.finish(
+        RunFacts("d", "out", now, now, resumed=False, write_seconds={}, qrels_uri=None),
+        lambda found: dict.fromkeys(found, "why"),
+    )
+    assert report.distributions.margin is not None
+    assert (report.distributions.margin.max, sum(report.distributions.margin.counts)) == (0.5, 1)
+    assert report.throughput.seconds.wait == report.units[0].seconds.wait == 0.25
+    assert (report.units[0].memory_bytes, report.units[0].gpu_memory_bytes) == (7, 9)
+    cost = report.cost
+    assert cost is not None
+    assert (cost.actors, cost.cpu_hours, cost.gpu_hours, cost.total) == (1, 3.0, 1.0, 6.0)
+    assert (cost.per_1000_queries, cost.per_million_tokens) == (3000.0, 200_000.0)
+    page = render_report(report)
+    assert "6.00 USD at 2.00 USD a CPU-hour<" in page
+    assert "7 B of memory, 9 B of its GPU’s" in page
+
+
+def test_a_margin_is_between_scores_of_one_prompt() -> None:
+    apart = scored("a", ("x", 1, 1.0), ("y", 2, 0.5))
+    apart["ranking"][0]["round"] = 2
+    margin = report_of(unit([apart])).distributions.margin
+    assert margin is not None
+    assert margin.max is None
+
+
+def test_a_histogram_of_values_that_differ_by_rounding_alone_is_one_bar() -> None:
+    assert distribution([0.1 + 0.2, 0.3]).counts == (2,)
+    assert distribution([0.0, 0.0]).counts == (2,)
+    assert sum(distribution([1.5, 2.5, 9.0]).counts) == 3
+
+
+def priced(cpu: float | None, gpu: float | None) -> dict[str, Any]:
+    return {"actors.count": 4, "actors.cpus": 3.0, "actors.gpus": 1.0, "cost.cpu_hour": cpu, "cost.gpu_hour": gpu}
+
+
+def test_without_a_rate_hours_are_told_and_no_price() -> None:
+    cost = cost_of(priced(None, None), [unit([scored("a", ("x", 1, 1.0))]).footer], 1800.0)
+    assert cost is not None
+    assert (cost.cpu_hours, cost.gpu_hours, cost.total, cost.per_1000_queries) == (1.5, 0.5, None, None)
+    assert cost_of({}, [], 1.0) is None

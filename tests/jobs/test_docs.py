@@ -1,0 +1,69 @@
+"""The pages of the jobs and of the deployment: commands exist, jobs are all there, paths lead somewhere."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from jobs.job_configs import JOB_CONFIGS, config_of
+from jobs.shell import HELD
+from pipelines.needle_columns import NEEDLE_FIELDS
+from pipelines.prepare.recipes import names
+from pipelines.prepare.records import shard_schema
+from pipelines.schemas import RANKING_FIELDS
+from pipelines.selecting import BUNDLE_FIELDS
+from tests.commands import misunderstood
+from tests.infra.manifests import ROOT
+from tests.jobs.test_cli import invoke
+
+
+def commands(path: str, fence: str) -> list[str]:
+    blocks = re.findall(rf"```{fence}\n(.*?)```", (ROOT / path).read_text(encoding="utf-8"), flags=re.DOTALL)
+    return [line.strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def job_pages() -> dict[str, str]:
+    text = (ROOT / "jobs/README.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", text, re.M | re.S))
+
+
+def test_every_job_has_its_page_and_its_sections_are_named() -> None:
+    pages = job_pages()
+    assert set(pages) == set(JOB_CONFIGS)
+    for job, page in pages.items():
+        for name in config_of(job).model_fields:
+            assert name == "name" or f"`{name}`" in page, (job, name)
+        assert "- Exit codes: 0" in page, job
+
+
+def test_output_columns_are_all_named() -> None:
+    pages = job_pages()
+    columns = {"rerank": RANKING_FIELDS, "select": BUNDLE_FIELDS, "prepare": shard_schema(()), "needles": NEEDLE_FIELDS}
+    for job, fields in columns.items():
+        for field in fields:
+            assert f"`{field.name}" in pages[job], (job, field.name)
+    named = set(re.findall(r"`(\w+)`", re.sub(r"\(.*?\)", "", pages["prepare"])))
+    assert set(names()) <= named, set(names()) - named
+
+
+@pytest.mark.parametrize("path", ["jobs/README.md", "infra/README.md"])
+def test_every_exit_code_is_told(path: str) -> None:
+    told = re.findall(r"^\| (\d) \| (.+)$", (ROOT / path).read_text(encoding="utf-8"), re.M)
+    assert [int(code) for code, _ in told] == list(range(HELD + 1))
+
+
+@pytest.mark.parametrize("command", commands("jobs/README.md", "bash"))
+def test_the_commands_of_the_jobs_page_run(command: str) -> None:
+    assert invoke(*command.split()[1:]).exit_code == 0
+
+
+@pytest.mark.parametrize(("path", "least"), [("infra/README.md", 4), ("README.md", 1)])
+def test_commands_that_are_not_run_are_understood(path: str, least: int) -> None:
+    found = commands(path, " *sh norun")
+    ours = [line for line in found if line.startswith("qrbatch ")]
+    assert len(ours) >= least
+    for line in ours:
+        assert misunderstood(line) == [], line
+    for path in re.findall(r"(?<= )infra/[\w./-]+", "\n".join(found)):
+        assert (ROOT / path).exists(), path
