@@ -32,6 +32,7 @@ def test_a_bad_network_changes_nothing(stub_ground: Ground) -> None:
     assert outcome.whole, outcome
 
 
+@pytest.mark.slow
 def test_of_two_drivers_at_the_manifest_one_commits(stub_ground: Ground) -> None:
     outcome = play(stub_ground, Scenario("paused", paused=True, real=False))
     assert outcome.whole, outcome
@@ -53,6 +54,7 @@ def test_a_conflict_taken_as_done_is_caught(stub_ground: Ground) -> None:
     assert fine.whole, fine
 
 
+@pytest.mark.slow
 def test_a_marker_before_its_data_is_caught(stub_ground: Ground) -> None:
     scenario = Scenario("marker first", "before PUT", kills=1, real=False, broken="marker before data")
     outcome = play(stub_ground, scenario)

@@ -40,6 +40,7 @@ def test_what_does_not_even_hold_the_weights_holds_no_pass() -> None:
     assert memory.largest_pass(memory.weights) == 0
 
 
+@pytest.mark.slow
 def test_prediction_is_within_ten_percent_of_the_peak() -> None:
     result = in_fresh_process(Case(tokens=5120, chunk_tokens=5120))
     assert result["predicted_bytes"] > 500e6
