@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -55,6 +56,7 @@ class RerankJob:
     settings: RerankSettings
     qrels: Qrels | None
     name: str = JOB
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def probe(self) -> Callable[[], ScorerIdentity]:
         return partial(probe, self.settings.scorer)
@@ -83,4 +85,5 @@ class RerankJob:
 
     def side_files(self, plan: Plan, facts: ScorerIdentity) -> SideFiles:
         settings = self.settings
-        return SideFiles(plan, SideFileSettings(settings.qrels, self.qrels, settings.run.storage, settings.examples))
+        told = SideFileSettings(settings.qrels, self.qrels, settings.run.storage, self.started_at, settings.examples)
+        return SideFiles(plan, told)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,13 +21,13 @@ from pipelines.storage import Storage, StorageOptions, join
 @dataclass(frozen=True, slots=True)
 class SideFileSettings:
     """Where judgements come from, if there are any, and how to reach the store. ``examples``: whether the report shows
-    queries with their texts."""
+    queries with their texts; ``started_at``: when this driver began the run."""
 
     qrels_uri: str | None
     qrels: Qrels | None
     storage: StorageOptions
+    started_at: datetime
     examples: bool = True
-    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 def read_side_file(run_uri: str, side_files: Sequence[str], name: str, options: StorageOptions) -> dict[str, Any]:

@@ -340,6 +340,8 @@ def test_labels_give_a_quality_table(tmp_path: Path) -> None:
     write_shard(tmp_path / "qrels.parquet", labels, QRELS_SCHEMA)
     settings = settings_for(str(tmp_path / "in"), str(tmp_path / "out"), qrels=str(tmp_path / "qrels.parquet"))
     report = json.loads(_side_file(finish(settings)[0], "report.json"))
+    units = [unit["started_at"] for unit in report["units"]]
+    assert report["run"]["started_at"] < min(units) < report["run"]["finished_at"]
     measure = report["quality"]["measures"][0]
     assert measure["name"] == "nDCG@10"
     assert measure["first_stage"] == 1.0
