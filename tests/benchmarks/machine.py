@@ -59,7 +59,9 @@ def paired(runs: Mapping[str, Callable[[], Any]], rounds: int) -> Paired:
 
 def peak_rss() -> int:
     """The most bytes this process has had in memory."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not ru_maxrss: after fork and exec it still holds the size of the process that started this one.
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 def current_rss() -> int:
