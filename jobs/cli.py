@@ -58,6 +58,9 @@ def rerank(
     model: Annotated[str | None, typer.Option(help="Model folder, hub id, 'embedded' or 'embedded-gqa'.")] = None,
     heads: Annotated[str | None, typer.Option(help="Head set: list, 'all', name or JSON file.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Prompt format: auto, chat, plain or a name.")] = None,
+    contexts: Annotated[
+        str | None, typer.Option(help="Lists that do not fit one prompt: error (default) or tournament.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
     qrels: Annotated[str | None, typer.Option(help="Judgements for the report's quality table.")] = None,
     allow_model_mismatch: Annotated[
@@ -81,6 +84,7 @@ def rerank(
         "model.heads": heads,
         "model.on_mismatch": "warn" if allow_model_mismatch else None,
         "scoring.prompt": prompt,
+        "contexts.policy": contexts,
         "name": name,
         "qrels": qrels,
     }

@@ -80,6 +80,7 @@ class ScoringConfig(Section):
     order: Literal["auto", "as_given", "reversed", "shuffled"] = setting(
         "auto", "Documents in the prompt; auto: best last where first-stage scores exist.", affects_output=True
     )
+    order_seed: int = setting(0, "Seed of the order shuffled.", affects_output=True, ge=0)
     document_special_tokens: Literal["text", "parse"] = setting(
         "text",
         "Special-token text inside documents: plain text, or parsed as the published code does.",
@@ -87,6 +88,42 @@ class ScoringConfig(Section):
     )
     allow_sliding_window: bool = setting(
         False, "Score prompts longer than the window of a chosen head's layer.", affects_output=True
+    )
+
+
+class ContextsConfig(Section):
+    """What to do about candidates that do not fit one prompt."""
+
+    policy: Literal["error", "tournament"] = setting(
+        "error",
+        "A list that does not fit one prompt: an error row, or windows whose best meet in one last prompt.",
+        affects_output=True,
+        flag="--contexts",
+    )
+    long_documents: Literal["whole", "split_and_pool", "truncate_documents"] = setting(
+        "whole",
+        "A document over max_document_tokens: left whole, scored as pieces that are pooled, or cut and counted.",
+        affects_output=True,
+    )
+    max_document_tokens: int | None = setting(
+        None, "Tokens of a document's text; empty: a quarter of a window.", affects_output=True, gt=0
+    )
+    pooling: Literal["max", "mean"] = setting(
+        "max", "Score of a split document: the best of its pieces, or the mean of its best.", affects_output=True
+    )
+    pool_top: int = setting(3, "How many pieces the mean is taken of.", affects_output=True, gt=0)
+    survivors: int = setting(10, "Documents that a window sends on at most.", affects_output=True, gt=0)
+    rounds: int | None = setting(
+        None, "Prompts that a document is in at most; empty: as many as it takes.", affects_output=True, ge=2
+    )
+    window_tokens: int | None = setting(
+        None, "Tokens of a prompt at most; empty: what the model is made for.", affects_output=True, gt=0
+    )
+    memory_bytes: int | None = setting(
+        None,
+        "Bytes that weights and a pass may take in an actor, which bounds windows, too; empty: no bound.",
+        affects_output=True,
+        gt=0,
     )
 
 
@@ -184,6 +221,7 @@ class RerankConfig(Section):
     output: OutputConfig
     model: ModelConfig = Field(default_factory=ModelConfig)
     scoring: ScoringConfig = Field(default_factory=ScoringConfig)
+    contexts: ContextsConfig = Field(default_factory=ContextsConfig)
     join: bool = setting(False, "Help another driver that works on the same run.", affects_output=False, flag="--join")
     qrels: str | None = setting(
         None, "Judgements (Parquet) for the report's quality table.", affects_output=False, flag="--qrels", uri=True

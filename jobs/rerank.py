@@ -9,16 +9,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from jobs.config import RerankConfig, StorageConfig, holds_credentials
+from jobs.config import ContextsConfig, RerankConfig, StorageConfig, holds_credentials
 from jobs.settings import flatten
 from qrcore.errors import ConfigError
 from qrcore.shipped import EMBEDDED_MODELS
 
 if TYPE_CHECKING:
     from jobs.detect_config import DetectConfig
+    from jobs.select import SelectConfig
     from pipelines.rerank import RerankSettings
     from pipelines.run import Observer, RunResult, RunSettings
-
+    from pipelines.scorers import ScorerSettings
+    from qrcore.windows import ContextSettings
 
 #: Where the AWS tools look for an endpoint, the most special name first.
 _ENDPOINT_NAMES: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
@@ -68,29 +70,43 @@ def pipeline_settings(config: RerankConfig, environment: Mapping[str, str] = Map
     model.
     """
     from pipelines.rerank import RerankSettings
-    from pipelines.scorers import ScorerSettings
 
     affecting_output = flatten(config, only_affecting_output=True)
     config = for_every_node(config, environment)
-    scoring = config.scoring.model_dump(exclude={"order"})
-    model = config.model
     return RerankSettings(
         run=replace(run_settings(config, affecting_output), join_others=config.join, rows_from=config.input.rows_from),
-        scorer=ScorerSettings(
-            model=model.id,
-            revision=model.revision,
-            heads=model.heads,
-            dtype=model.dtype,
-            device=model.device,
-            on_mismatch=model.on_mismatch,
-            threads=config.actors.threads,
-            **scoring,
-        ),
+        scorer=scorer_settings(config),
         order=config.scoring.order,
         carry=config.input.carry,
         qrels=config.qrels,
         examples=config.report.examples,
+        contexts=context_settings(config.contexts),
     )
+
+
+def scorer_settings(config: RerankConfig | SelectConfig) -> ScorerSettings:
+    """What builds the scorer of a configuration, on any node."""
+    from pipelines.scorers import ScorerSettings
+
+    model = config.model
+    return ScorerSettings(
+        model=absolute_model(model.id),
+        revision=model.revision,
+        heads=_absolute_file(model.heads),
+        dtype=model.dtype,
+        device=model.device,
+        on_mismatch=model.on_mismatch,
+        threads=config.actors.threads,
+        memory_bytes=config.contexts.memory_bytes,
+        **config.scoring.model_dump(exclude={"order"}),
+    )
+
+
+def context_settings(contexts: ContextsConfig) -> ContextSettings:
+    """What is done about contexts that do not fit one prompt. Raises :class:`ConfigError`."""
+    from qrcore.windows import ContextSettings
+
+    return ContextSettings(**contexts.model_dump(exclude={"memory_bytes"}))
 
 
 def run_settings(config: RerankConfig | DetectConfig, affecting_output: dict[str, Any]) -> RunSettings:

@@ -25,11 +25,14 @@ from pipelines.schemas import RANKING_FIELDS
 from pipelines.scorers import ScorerSettings
 from pipelines.units import UnitRows
 from pipelines.work import UnitMetrics
+from qrcore.contexts import ContextRanker
 from qrcore.contracts.scorer import Scorer
+from qrcore.engine import EngineSettings
 from qrcore.errors import ScoreError
 from qrcore.loading import load_scorer
 from qrcore.models import use_threads
-from qrcore.records import Ranking, RankRequest
+from qrcore.records import UNINFORMATIVE_QUERY, Ranking, RankRequest
+from qrcore.windows import ContextSettings
 
 _OWN_COLUMNS = frozenset(field.name for field in RANKING_FIELDS)
 
@@ -39,21 +42,23 @@ def open_scorer(settings: ScorerSettings) -> Scorer:
     use_threads(settings.threads)
     arguments: dict[str, Any] = asdict(settings)
     del arguments["threads"]
-    return load_scorer(**arguments)
+    engine = EngineSettings(memory_bytes=arguments.pop("memory_bytes"))
+    return load_scorer(**arguments, engine=engine)
 
 
 class UnitScorer:
     """Holds one scorer and ranks the rows of units with it; see :class:`pipelines.work.UnitWorker`."""
 
-    def __init__(self, settings: ScorerSettings, schema: pa.Schema) -> None:
+    def __init__(self, settings: ScorerSettings, contexts: ContextSettings, schema: pa.Schema) -> None:
         self._scorer = open_scorer(settings)
+        self._contexts = contexts
         self._schema = schema
 
     def answer(self, unit: UnitRows) -> tuple[pa.Table, UnitMetrics]:
         """The unit's output rows in input order, and what they took."""
         started = time.time()
         input_rows = read_input_rows(unit.table)
-        answers = list(answer_rows(self._scorer, input_rows, unit))
+        answers = list(answer_rows(self._scorer, self._contexts, input_rows, unit))
         sources = [Source(unit.uri, unit.first_row + place) for place in range(len(input_rows))]
         rows = [
             row_from_answer(query_id_of(row), answer, source)
@@ -63,10 +68,31 @@ class UnitScorer:
         return table, _metrics(answers, started)
 
 
-def answer_rows(scorer: Scorer, rows: Sequence[Row | ScoreError], unit: UnitRows) -> Iterator[Ranking | ScoreError]:
+class ScoredRankings:
+    """Holds one scorer and ranks units for select; see :class:`pipelines.select_worker.Rankings`."""
+
+    def __init__(self, settings: ScorerSettings, contexts: ContextSettings) -> None:
+        self._scorer = open_scorer(settings)
+        self._contexts = contexts
+
+    def of(self, unit: UnitRows) -> list[Row | ScoreError]:
+        """A ranking row for each row of the unit, or why there is none."""
+        rows = read_input_rows(unit.table)
+        return [
+            answer
+            if isinstance(answer, ScoreError)
+            else row_from_answer(answer.query_id, answer, Source(unit.uri, unit.first_row + place))
+            for place, answer in enumerate(answer_rows(self._scorer, self._contexts, rows, unit))
+        ]
+
+
+def answer_rows(
+    scorer: Scorer, contexts: ContextSettings, rows: Sequence[Row | ScoreError], unit: UnitRows
+) -> Iterator[Ranking | ScoreError]:
     """An answer for every row in order: unusable rows get their error, the others go to the scorer together."""
     requests = [request_of(row, unit, place) for place, row in enumerate(rows)]
-    scored = scorer.rank_many(request for request in requests if isinstance(request, RankRequest))
+    usable = (request for request in requests if isinstance(request, RankRequest))
+    scored = ContextRanker(scorer, contexts).rank_many(usable)
     for request in requests:
         yield next(scored) if isinstance(request, RankRequest) else request
 
@@ -85,5 +111,5 @@ def _metrics(answers: Sequence[Ranking | ScoreError], started: float) -> UnitMet
         errors=[answer for answer in answers if isinstance(answer, ScoreError)],
         prompt_tokens=sum(ranking.prompt_tokens for ranking in rankings),
         started=started,
-        uninformative=sum(bool(ranking.flags) for ranking in rankings),
+        uninformative=sum(UNINFORMATIVE_QUERY in ranking.flags for ranking in rankings),
     )

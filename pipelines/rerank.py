@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, Literal
@@ -15,10 +15,21 @@ from pipelines.labels import Qrels, load_qrels
 from pipelines.plan import Plan
 from pipelines.run import Observer, RunResult, RunSettings, run_job
 from pipelines.schemas import Carry, carried_fields, ranking_schema
-from pipelines.scorers import ScorerSettings, on_requested_device, probe, ranking_worker, scorer_identity, scorer_record
+from pipelines.scorers import (
+    ScorerSettings,
+    as_probed,
+    on_requested_device,
+    planned_contexts,
+    planned_order,
+    probe,
+    ranking_worker,
+    scorer_identity,
+    scorer_record,
+)
 from pipelines.side_files import SideFiles, SideFileSettings
 from pipelines.work import UnitWorker
 from qrcore.records import ScorerIdentity
+from qrcore.windows import ContextSettings
 
 JOB: Final = "rerank"
 
@@ -28,7 +39,7 @@ class RerankSettings:
     """Everything that a re-ranking run is told.
 
     ``order=auto``: best last where the input has first-stage scores or ranks, else as given; ``examples``: whether
-    the report shows queries with their texts.
+    the report shows queries with their texts; ``contexts``: what is done about lists that do not fit one prompt.
     """
 
     run: RunSettings
@@ -37,6 +48,7 @@ class RerankSettings:
     carry: Carry
     qrels: str | None
     examples: bool = True
+    contexts: ContextSettings = field(default_factory=ContextSettings)
 
 
 def run(settings: RerankSettings, observer: Observer) -> RunResult:
@@ -65,12 +77,11 @@ class RerankJob:
         return scorer_identity(self.settings.run.affecting_output, facts)
 
     def order(self, surveys: Sequence[FileSurvey], facts: ScorerIdentity) -> str:
-        if self.settings.order != "auto":
-            return self.settings.order
-        return "reversed" if any(survey.has_first_stage for survey in surveys) else "as_given"
+        return planned_order(self.settings.order, surveys)
 
     def provenance(self, facts: ScorerIdentity, order: str) -> dict[str, Any]:
-        return scorer_record(replace(self.settings.scorer, order=order), facts)
+        contexts = planned_contexts(self.settings.contexts, facts)
+        return {**scorer_record(replace(self.settings.scorer, order=order), facts), "contexts": asdict(contexts)}
 
     def output_schema(self, surveys: Sequence[FileSurvey]) -> tuple[pa.Schema, tuple[str, ...]]:
         schemas = [(survey.file.uri, survey.schema) for survey in surveys if survey.schema is not None]
@@ -78,10 +89,9 @@ class RerankJob:
         return ranking_schema(carried), tuple(field.name for field in carried)
 
     def worker(self, facts: ScorerIdentity, plan: Plan) -> Callable[[], UnitWorker]:
-        scorer = replace(self.settings.scorer, order=plan.order, revision=facts.revision, dtype=facts.dtype)
-        # Probing has compared the weights; hashing them again in every actor would read them all once more.
-        scorer = replace(scorer, on_mismatch="ignore")
-        return partial(ranking_worker, scorer, plan.output_schema)
+        scorer = as_probed(self.settings.scorer, facts, plan.order)
+        contexts = planned_contexts(self.settings.contexts, facts)
+        return partial(ranking_worker, scorer, contexts, plan.output_schema)
 
     def side_files(self, plan: Plan, facts: ScorerIdentity) -> SideFiles:
         settings = self.settings

@@ -156,7 +156,8 @@ def row_from_answer(query_id: str | None, answer: Ranking | ScoreError, source: 
             "score": document.score,
             "input_rank": document.input_rank,
             "input_score": document.input_score,
-            "round": 1,
+            "round": document.round,
+            "cut_tokens": document.cut_tokens,
         }
         for document in answer.documents
     ]

@@ -44,6 +44,7 @@ RANKED: Final = pa.struct(
         pa.field("input_rank", pa.int32()),
         pa.field("input_score", pa.float64()),
         pa.field("round", pa.int16()),
+        pa.field("cut_tokens", pa.int32()),
     ]
 )
 RANKING_FIELDS: Final[tuple[pa.Field, ...]] = (

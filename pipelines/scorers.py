@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pyarrow as pa
 
+from pipelines.inputs import FileSurvey
 from pipelines.work import PoolSettings, UnitWorker
 from qrcore.records import ScorerIdentity
+from qrcore.windows import ContextSettings
 
 #: Settings that enter the identity as what they came to (hashes, resolved names), not as they were spelled.
 _RESOLVED_BY_PROBE: Final = frozenset(
@@ -18,7 +21,8 @@ _RESOLVED_BY_PROBE: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ScorerSettings:
-    """What builds a scorer in an actor: the arguments of :func:`qrcore.load_scorer`, and torch's threads."""
+    """What builds a scorer in an actor: the arguments of :func:`qrcore.load_scorer`, torch's threads, and what weights
+    and a pass may take together (``memory_bytes``)."""
 
     model: str
     revision: str | None = None
@@ -35,6 +39,8 @@ class ScorerSettings:
     on_mismatch: str = "refuse"
     depth: str = "heads"
     threads: int = 1
+    memory_bytes: int | None = None
+    order_seed: int = 0
 
 
 def on_requested_device(settings: ScorerSettings, pool: PoolSettings) -> ScorerSettings:
@@ -52,11 +58,29 @@ def probe(settings: ScorerSettings) -> ScorerIdentity:
     return open_scorer(settings).identity
 
 
-def ranking_worker(settings: ScorerSettings, schema: pa.Schema) -> UnitWorker:
+def ranking_worker(settings: ScorerSettings, contexts: ContextSettings, schema: pa.Schema) -> UnitWorker:
     """The worker of a re-ranking run, in this process."""
     from pipelines.actors import UnitScorer  # torch, which reading and writing do not need
 
-    return UnitScorer(settings, schema)
+    return UnitScorer(settings, contexts, schema)
+
+
+def planned_order(wanted: str, surveys: Sequence[FileSurvey]) -> str:
+    """How documents stand in the prompt; ``auto``: best last where the input has first-stage scores or ranks."""
+    if wanted != "auto":
+        return wanted
+    return "reversed" if any(survey.has_first_stage for survey in surveys) else "as_given"
+
+
+def planned_contexts(contexts: ContextSettings, facts: ScorerIdentity) -> ContextSettings:
+    """The settings of contexts with the numbers that hold for this scorer on every actor."""
+    return contexts.within(facts.max_tokens, facts.sight, facts.largest_pass)
+
+
+def as_probed(settings: ScorerSettings, facts: ScorerIdentity, order: str) -> ScorerSettings:
+    """What the actors load: what was probed, and documents in the planned order."""
+    # Probing has compared the weights; hashing them again in every actor would read them all once more.
+    return replace(settings, order=order, revision=facts.revision, dtype=facts.dtype, on_mismatch="ignore")
 
 
 def scorer_identity(affecting_output: dict[str, Any], facts: ScorerIdentity) -> dict[str, Any]:
@@ -91,6 +115,7 @@ def scorer_record(settings: ScorerSettings, facts: ScorerIdentity) -> dict[str, 
             "calibration_weight": settings.calibration_weight,
             "query_span": settings.query_span,
             "order": settings.order,
+            "order_seed": settings.order_seed,
             "document_special_tokens": settings.document_special_tokens,
             "allow_sliding_window": settings.allow_sliding_window,
         },

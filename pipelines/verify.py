@@ -216,9 +216,11 @@ def _ranking(items: Sequence[Mapping[str, Any]]) -> Iterator[_Finding]:
     if any(item["score"] is None or not math.isfinite(item["score"]) for item in items):
         yield "non_finite_score", "a score is not a finite number"
         return
+    last = max((item["round"] for item in items), default=1)
     for one, other in itertools.pairwise(items):
-        # Scores of different prompts are not comparable.
-        if one["round"] == other["round"] and _order(one) > _order(other):
+        # Scores of different prompts are not comparable, and only the last round is one prompt.
+        together = one["round"] == other["round"] == last
+        if one["round"] < other["round"] or (together and _order(one) > _order(other)):
             yield "wrong_order", f"{other['doc_id']!r} belongs before {one['doc_id']!r}"
             return
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +21,19 @@ from qrcore.tokens import EncodedPrompt, PromptEncoder, SpecialTokens
 QuerySpan = Literal["official", "query"]
 Ids = npt.NDArray[np.int32]
 
+#: As wide as the marks ``[i]`` of most prompts are.
+_USUAL_NUMBER: Final = 999
+
 
 @dataclass(frozen=True, slots=True)
 class PromptLimits:
     """How long a prompt may be, in tokens: ``max_tokens``: what the model is made for; ``window``: how far the
-    nearest-sighted of the chosen heads looks back, None if all see everything."""
+    nearest-sighted of the chosen heads looks back, None if all see everything; ``pass_tokens``: documents, query and
+    null query together, None: any number."""
 
     max_tokens: int
     window: int | None = None
+    pass_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +66,11 @@ class EncodedRequest:
         """Tokens of the longer one of the real and the null prompt."""
         return len(self.prefix_ids) + max(len(self.query_ids), len(self.null_ids))
 
+    @property
+    def pass_tokens(self) -> int:
+        """Tokens of the documents and both suffixes: what goes through the model."""
+        return len(self.prefix_ids) + len(self.query_ids) + len(self.null_ids)
+
 
 class RequestEncoder:
     """Encodes requests with one tokenizer and fixed settings; holds no weights."""
@@ -73,6 +84,7 @@ class RequestEncoder:
         query_span: QuerySpan = "official",
         order: Order = "as_given",
         document_special_tokens: SpecialTokens = "text",
+        order_seed: int = 0,
     ) -> None:
         self.limits = limits
         self._encoder = PromptEncoder(tokenizer, document_special_tokens)
@@ -80,11 +92,12 @@ class RequestEncoder:
         self._null_query = null_query
         self._query_span = query_span
         self._order = order
+        self._order_seed = order_seed
 
     def encode(self, request: RankRequest) -> EncodedRequest:
         """The request in tokens. Raises :class:`ScoreError` for one that cannot be answered."""
         check_request(request)
-        order = prompt_order(request, self._order)
+        order = prompt_order(request, self._order, self._order_seed)
         documents = [request.documents[position] for position in order]
         asked = self._encoder.encode(self._prompt, request.query, documents)
         null = self._encoder.encode(self._prompt, self._null_query, documents)
@@ -102,7 +115,45 @@ class RequestEncoder:
             uninformative=request.query == self._null_query,
         )
         self._check_length(encoded.longest_prompt)
+        self._check_pass(encoded.pass_tokens)
         return encoded
+
+    def within(self, window_tokens: int | None, pass_tokens: int | None) -> RequestEncoder:
+        """The same encoder for prompts of at most ``window_tokens`` and passes of at most ``pass_tokens``."""
+        longest = self.limits.max_tokens if window_tokens is None else min(self.limits.max_tokens, window_tokens)
+        narrower = copy(self)
+        narrower.limits = PromptLimits(longest, self.limits.window, pass_tokens)
+        return narrower
+
+    def room(self, query: str) -> int:
+        """How many tokens of documents fit a prompt with this query. Raises :class:`ScoreError` if none do."""
+        asked, null = (self._encoder.encode(self._prompt, text, ()) for text in (query, self._null_query))
+        frame = max(len(asked.ids), len(null.ids))
+        room = min(self.limits.max_tokens, self.limits.window or self.limits.max_tokens) - frame
+        if self.limits.pass_tokens is not None:
+            both = len(asked.ids) + len(null.ids) - null.asking_span.start
+            room = min(room, self.limits.pass_tokens - both)
+        if room < 1:
+            raise ScoreError(
+                "context_too_long",
+                f"query: expected it to leave room for documents in a prompt, its prompt has {frame} tokens without "
+                "any. Shorten the query, or allow longer prompts.",
+                stage="tokenise",
+            )
+        return room
+
+    def document_tokens(self, document: Document) -> int:
+        """About how many tokens a document takes of a prompt, its mark and title included; rather more than less."""
+        return self._encoder.count(self._prompt.block(_USUAL_NUMBER, document))
+
+    def text_offsets(self, text: str) -> list[tuple[int, int]]:
+        """Half-open character spans of the tokens of a document's text."""
+        return self._encoder.offsets(text)
+
+    @property
+    def null_query(self) -> str:
+        """What scores are calibrated against."""
+        return self._null_query
 
     def encode_many(self, requests: Iterable[RankRequest]) -> Iterator[EncodedRequest | ScoreError]:
         """Each request in tokens, or why it cannot be answered, in order."""
@@ -140,6 +191,16 @@ class RequestEncoder:
                 "sliding_window_exceeded",
                 f"prompt: a chosen head lies in a sliding-window layer that sees {limits.window} tokens, and the "
                 f"prompt has {tokens}. Choose heads of full-attention layers, or set allow_sliding_window.",
+                stage="tokenise",
+            )
+
+    def _check_pass(self, tokens: int) -> None:
+        allowed = self.limits.pass_tokens
+        if allowed is not None and tokens > allowed:
+            raise ScoreError(
+                "context_too_long",
+                f"prompt: expected at most {allowed} tokens of documents, query and null query, as memory allows, got "
+                f"{tokens}. Pass fewer or shorter candidates, or allow more memory.",
                 stage="tokenise",
             )
 

@@ -36,13 +36,15 @@ def load_scorer(
     on_mismatch: OnMismatch = "refuse",
     depth: Literal["heads", "full"] = "heads",
     engine: EngineSettings | None = None,
+    order_seed: int = 0,
 ) -> QRHeadScorer:
     """Load a scorer; the model keeps only the layers that the head set needs (``depth="heads"``), or all of them and
     its language-model head, for methods that generate or look at what the model says (``depth="full"``).
 
     ``model``: a folder, a hub id, ``embedded`` or ``embedded-gqa``. ``heads``: None (the set shipped with the model),
     ``"3-1,4-0"``, ``"all"``, a :class:`HeadSet`, the name of a published set or a JSON file. ``prompt``: ``auto``,
-    ``chat`` or a name of :data:`qrcore.prompts.FORMATS`. ``order``: how the documents stand in the prompt.
+    ``chat`` or a name of :data:`qrcore.prompts.FORMATS`. ``order``: how the documents stand in the prompt, ``shuffled``
+    by ``order_seed`` and the request.
     ``on_mismatch``: what to do about a head set that was found for another revision or other weights; the scorer's
     ``warnings`` tell of it. ``engine``: how the machine is used; none of it changes scores but by rounding. Raises
     :class:`ConfigError` or a subclass for anything that cannot be used, and refuses a model whose attention is not read
@@ -72,6 +74,7 @@ def load_scorer(
         order=order,
         document_special_tokens=document_special_tokens,
         allow_sliding_window=allow_sliding_window,
+        order_seed=order_seed,
     )
     warnings = (*warnings, *_other_prompt(head_set, chosen))
     return QRHeadScorer(loaded, head_set, settings, warnings, engine, language_model)
@@ -87,6 +90,7 @@ def load_encoder(
     order: Order = "as_given",
     document_special_tokens: SpecialTokens = "text",
     allow_sliding_window: bool = False,
+    order_seed: int = 0,
 ) -> RequestEncoder:
     """What encodes requests for the scorer that :func:`load_scorer` loads with the same settings, without its weights:
     for workers that tokenise ahead of it. Raises :class:`ConfigError`."""
@@ -100,6 +104,7 @@ def load_encoder(
         order=order,
         document_special_tokens=document_special_tokens,
         allow_sliding_window=allow_sliding_window,
+        order_seed=order_seed,
     )
     return request_encoder(tokenizer, source, head_set, settings, source.max_tokens)
 

@@ -67,6 +67,12 @@ class PromptFormat:
             content_spans=tuple(builder.content_spans),
         )
 
+    def block(self, number: int, document: Document) -> str:
+        """What a document adds to a prompt in which it is the one of this number."""
+        builder = _TextBuilder()
+        self._add_document(builder, number, document)
+        return builder.text()
+
     def _add_document(self, builder: _TextBuilder, number: int, document: Document) -> Span:
         builder.add(self.separator)
         start = builder.length

@@ -9,6 +9,8 @@ Order = Literal["as_given", "reversed", "shuffled"]
 
 #: Flag of a ranking whose query equals the null query: there is nothing to calibrate against.
 UNINFORMATIVE_QUERY = "uninformative_query"
+#: Flag of a ranking of which documents were cut, because the settings say so.
+TRUNCATED_DOCUMENTS = "truncated_documents"
 
 
 class Span(NamedTuple):
@@ -43,21 +45,27 @@ class RankRequest:
 
 @dataclass(frozen=True, slots=True)
 class RankedDocument:
-    """One line of a ranking; ranks count from 1, ``score`` is a float32 value."""
+    """One line of a ranking; ranks count from 1, ``score`` is a float32 value.
+
+    ``round``: the last prompt that the document was in, from 1; ``cut_tokens``: what was cut off its text, which
+    happens only where the settings say so.
+    """
 
     doc_id: str
     rank: int
     score: float
     input_rank: int
     input_score: float | None
+    round: int = 1
+    cut_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
     """Every candidate of one query exactly once, best first.
 
-    ``prompt_tokens`` counts the prompt of the real query; ``windows`` the prompts that were needed; scores are
-    comparable within one prompt only.
+    ``prompt_tokens`` counts the prompts of the real query; ``windows`` the prompts that were needed; scores are
+    comparable within one prompt only, as those of the documents of the last ``round`` are.
     """
 
     query_id: str | None
@@ -74,7 +82,9 @@ class ScorerIdentity:
     ``revision``: the commit of a hub model; ``prompt``: all fields of the prompt format; ``setup_sha256``: of the
     configuration and the tokenizer's files; ``kept_layers`` of ``layers`` were loaded; ``max_tokens``: the longest
     prompt the model is made for; ``warnings``: what is not known or not right of the head set and the model;
-    ``detection_tokens``: quantiles of the prompts that the heads were found with, if the head set tells.
+    ``detection_tokens``: quantiles of the prompts that the heads were found with, if the head set tells; ``sight``: how
+    far the nearest-sighted head looks back, None: everything; ``largest_pass``: tokens of documents, query and null
+    query that memory allows, None: any.
     """
 
     head_set_id: str
@@ -91,3 +101,5 @@ class ScorerIdentity:
     max_tokens: int
     warnings: tuple[str, ...] = ()
     detection_tokens: dict[str, int] | None = None
+    sight: int | None = None
+    largest_pass: int | None = None

@@ -76,6 +76,18 @@ class PromptEncoder:
         start = rendered.document_spans[place].stop - len(documents[place].text)
         return encoded, locate(Span(start + characters.start, start + characters.stop))
 
+    def count(self, text: str) -> int:
+        """Tokens of text that stands within a prompt, encoded by itself."""
+        return len(self._content.encode(text, add_special_tokens=False))
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Half-open character spans of these tokens."""
+        return list(self._content.encode(text, add_special_tokens=False).offsets)
+
+    @property
+    def _content(self) -> Tokenizer:
+        return self._plain_later if self._special_tokens == "text" else self._tokenizer
+
     def encode_text(self, text: str) -> tuple[int, ...]:
         """Token ids of text that follows other text; no part of it becomes a control token."""
         return tuple(self._plain_later.encode(text, add_special_tokens=False).ids)

@@ -167,6 +167,7 @@ def test_the_examples_about_long_contexts_run_one_after_the_other(tmp_path: Path
         "prepared/books-*/_manifest.json",
         "ranked/books-*/_manifest.json",
         "bundles/books-*/commit/*/chat.jsonl",
+        "bundles/at-once-*/commit/*/chat.jsonl",
         "measured/trec/qrels.txt",
         "measured-bundles/evaluation.json",
         "compared/compare.html",

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.prepare.verify import Marker
 from pipelines.report import charts
-from pipelines.report.build import distribution
+from pipelines.report.distributions import distribution
 from pipelines.report.html import page_environment
 from pipelines.report.model import Distribution, ErrorExample, ErrorGroup, Run, SourceRow
 from pipelines.storage import Storage, join

@@ -9,20 +9,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-import numpy as np
-
 from pipelines.commit import StoredUnit
 from pipelines.labels import Qrels
 from pipelines.measures import DEFAULT_MEASURES, evaluate, paired_bootstrap, reciprocal_rank_fusion
 from pipelines.plan import Plan
 from pipelines.report import model
 from pipelines.report.costs import cost_of
+from pipelines.report.distributions import ContextCounts, distribution
 from qrcore.matching import length_warnings
 
 _EXAMPLES_PER_CODE: Final = 3
 _EXAMPLES_WITHOUT_LABELS: Final = 3
 _MOVEMENT_DEPTH: Final = 20
-_BINS: Final = 20
 # A pause between units that is longer than this is downtime, not work.
 _BRIDGED_GAP_S: Final = 10.0
 _BOOTSTRAP_SEED: Final = 20250609
@@ -69,6 +67,7 @@ class ReportBuilder:
         self._prompt_tokens: list[int] = []
         self._candidates: list[int] = []
         self._margins: list[float] = []
+        self._contexts = ContextCounts()
         self._moves: Counter[tuple[int, int]] = Counter()
         self._has_first_stage = plan.order == "reversed"  # for ranks without scores; the plan knows of both
 
@@ -94,6 +93,7 @@ class ReportBuilder:
         ranking = row["ranking"]
         self._prompt_tokens.append(row["prompt_tokens"])
         self._candidates.append(len(ranking))
+        self._contexts.add(row["windows"], ranking)
         if len(ranking) > 1 and ranking[0]["round"] == ranking[1]["round"]:  # of one prompt, so comparable
             self._margins.append(ranking[0]["score"] - ranking[1]["score"])
         self._has_first_stage = self._has_first_stage or any(item["input_score"] is not None for item in ranking)
@@ -137,6 +137,7 @@ class ReportBuilder:
                 unit_seconds=distribution([footer["score_s"] for footer in self._footers]),
                 margin=distribution(self._margins),
             ),
+            contexts=self._contexts.finish(self._plan.provenance.get("contexts")),
             movement=self._movement(),
             quality=self._quality(facts.qrels_uri),
             examples=self._examples(queries) if queries else (),
@@ -299,25 +300,6 @@ def _wall_seconds(footers: Sequence[Mapping[str, Any]]) -> float:
         seconds += max(0.0, (end - busy_until).total_seconds())
         busy_until = max(busy_until, end)
     return seconds
-
-
-def distribution(values: Sequence[float]) -> model.Distribution:
-    """Percentiles and a histogram of these values."""
-    if not values:
-        return model.Distribution(p5=None, p50=None, p95=None, max=None, edges=(), counts=())
-    p5, p50, p95 = np.percentile(values, [5, 50, 95])
-    counts, edges = np.histogram(values, bins=_bins(values))
-    return model.Distribution(
-        p5=p5, p50=p50, p95=p95, max=max(values), edges=tuple(edges.tolist()), counts=tuple(counts.tolist())
-    )
-
-
-def _bins(values: Sequence[float]) -> int:
-    spread = max(values) - min(values)
-    if all(isinstance(value, int) for value in values):
-        return min(_BINS, max(1, int(spread)))
-    # Values that differ by rounding alone leave no room for more edges between them.
-    return _BINS if spread > 1e-9 * max(abs(max(values)), abs(min(values))) else 1
 
 
 def _provenance(plan: Plan) -> model.Provenance:

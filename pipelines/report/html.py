@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipelines.report import charts
-from pipelines.report.model import Distribution, Example, Measure, Movement, RankedDoc, RunReport, Unit
+from pipelines.report.model import Contexts, Distribution, Example, Measure, Movement, RankedDoc, RunReport, Unit
 
 TEMPLATE = "report.html.j2"
 LISTED_UNITS = 500
@@ -90,12 +90,13 @@ def draw(report: RunReport) -> dict[str, Markup]:
     stages = {"read": spent.read, "wait": spent.wait, "score": spent.score, "write": spent.write, "wall": spent.wall}
     stage_bars = [charts.Bar(name, seconds, duration(seconds)) for name, seconds in stages.items()]
     found = {
-        "prompt_tokens": _histogram("Prompt tokens per query", report.distributions.prompt_tokens, "prompt tokens"),
-        "candidates": _histogram("Candidates per query", report.distributions.candidates, "candidates"),
-        "unit_seconds": _histogram(
+        "prompt_tokens": histogram("Prompt tokens per query", report.distributions.prompt_tokens, "prompt tokens"),
+        "candidates": histogram("Candidates per query", report.distributions.candidates, "candidates"),
+        "unit_seconds": histogram(
             "Seconds of scoring per unit", report.distributions.unit_seconds, "seconds", counted="units"
         ),
-        "margin": _histogram("Score margin per query", report.distributions.margin, "score of first minus second"),
+        "margin": histogram("Score margin per query", report.distributions.margin, "score of first minus second"),
+        **_context_charts(report.contexts),
         "stages": charts.bars("Seconds per stage", stage_bars, "seconds") if any(stages.values()) else None,
         "timeline": charts.timeline("Units by actor", _spans(report.units)) if report.units else None,
         "movement": charts.heat_map("Rank movement", report.movement.counts) if report.movement else None,
@@ -103,7 +104,17 @@ def draw(report: RunReport) -> dict[str, Markup]:
     return {name: chart for name, chart in found.items() if chart is not None}
 
 
-def _histogram(title: str, values: Distribution | None, axis: str, counted: str = "queries") -> Markup | None:
+def _context_charts(contexts: Contexts | None) -> dict[str, Markup | None]:
+    if contexts is None or not contexts.in_rounds:
+        return {}
+    return {
+        "windows": histogram("Prompts per query", contexts.windows, "prompts"),
+        "final_items": histogram("Documents in the last prompt per query", contexts.final_items, "documents"),
+    }
+
+
+def histogram(title: str, values: Distribution | None, axis: str, counted: str = "queries") -> Markup | None:
+    """The histogram of a distribution, None where there is nothing to see."""
     # One single value is said in words: a histogram of it is a full square.
     if values is None or values.p50 is None or values.p95 is None or not values.counts or values.p5 == values.max:
         return None

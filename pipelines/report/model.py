@@ -188,6 +188,17 @@ class Distributions(_Record):
     )
 
 
+class Contexts(_Record):
+    """How lists of candidates were brought into prompts."""
+
+    settings: Mapping[str, JsonValue] = Field(description="policy, window, survivors and rounds as planned")
+    in_rounds: Count = Field(description="scored rows that took more than one prompt")
+    windows: Distribution = Field(description="prompts per row")
+    final_items: Distribution = Field(description="documents in the last prompt, per row: those with the last round")
+    cut_documents: Count = Field(description="documents that were cut, because the settings say so")
+    cut_tokens: Count = Field(description="tokens that were cut off them")
+
+
 class Movement(_Record):
     """Where the candidates of each input rank went."""
 
@@ -295,6 +306,7 @@ class RunReport(_Record):
     cost: Cost | None = Field(default=None, description="what it took and cost, since 1.1")
     units: tuple[Unit, ...] = Field(description="every unit of the run")
     distributions: Distributions = Field(description="per-row distributions")
+    contexts: Contexts | None = Field(default=None, description="windows and rounds, since 1.1")
     movement: Movement | None = Field(description="rank movement, null without a first stage")
     quality: Quality | None = Field(description="measures, null without judgements")
     examples: tuple[Example, ...] = Field(description="a few queries before and after")

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from qrcore.encoding import EncodedRequest
+from qrcore.encoding import EncodedRequest, RequestEncoder
 from qrcore.errors import ScoreError
 from qrcore.heads import Head, HeadSet
 from qrcore.models import LanguageModel
@@ -50,6 +50,16 @@ class Scorer(Protocol):
 
     @property
     def identity(self) -> ScorerIdentity: ...
+
+    @property
+    def encoder(self) -> RequestEncoder:
+        """What :meth:`encode` uses, for requests that are to be shorter still."""
+        ...
+
+    @property
+    def largest_pass(self) -> int | None:
+        """Tokens of documents, query and null query that fit the memory allowed; None: any number."""
+        ...
 
     def score(self, query: str, docs: Sequence[Document]) -> list[float]: ...
 

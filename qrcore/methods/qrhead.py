@@ -43,7 +43,8 @@ class QRHeadSettings:
     """Settings that change scores.
 
     ``query_span``: ``official`` averages over instruction, label, query and suffix as the published code does,
-    ``query`` over the query's own tokens (the paper's Eq. 2). ``calibration_weight``: 1 is the paper's calibration,
+    ``query`` over the query's own tokens (the paper's Eq. 2). ``order_seed``: of the order ``shuffled``.
+    ``calibration_weight``: 1 is the paper's calibration,
     0 none. ``allow_sliding_window``: read heads of sliding-window layers even when the prompt exceeds the window.
     """
 
@@ -54,6 +55,7 @@ class QRHeadSettings:
     order: Order = "as_given"
     document_special_tokens: SpecialTokens = "text"
     allow_sliding_window: bool = False
+    order_seed: int = 0
 
 
 class QRHeadScorer:
@@ -101,7 +103,20 @@ class QRHeadScorer:
             max_tokens=self.max_tokens,
             warnings=self.warnings,
             detection_tokens=self.heads.prompt_tokens,
+            sight=self.encoder.limits.window,
+            largest_pass=self.largest_pass,
         )
+
+    @property
+    def encoder(self) -> RequestEncoder:
+        """See :class:`qrcore.contracts.scorer.Scorer`."""
+        return self._encoder
+
+    @property
+    def largest_pass(self) -> int | None:
+        """Tokens of a pass that ``engine.memory_bytes`` allows beside the weights; None without such a limit."""
+        allowed = self.engine.memory_bytes
+        return None if allowed is None else self._memory.largest_pass(allowed)
 
     def score(self, query: str, docs: Sequence[Document]) -> list[float]:
         """Scores in the documents' order. Raises :class:`ScoreError`."""
@@ -320,6 +335,7 @@ def request_encoder(
         query_span=settings.query_span,
         order=settings.order,
         document_special_tokens=settings.document_special_tokens,
+        order_seed=settings.order_seed,
     )
 
 

@@ -12,8 +12,9 @@ import pytest
 from pipelines.commit import CommittedObject, StoredUnit
 from pipelines.labels import Qrels
 from pipelines.plan import Plan, Unit, encode_schema
-from pipelines.report.build import ReportBuilder, RunFacts, distribution
+from pipelines.report.build import ReportBuilder, RunFacts
 from pipelines.report.costs import cost_of
+from pipelines.report.distributions import distribution
 from pipelines.report.html import render_report
 from pipelines.report.model import RunReport
 from pipelines.schemas import ranking_schema
