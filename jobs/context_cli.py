@@ -65,8 +65,18 @@ def _prepare(config_file: str | None, flags: dict[str, Any], assignments: list[s
 
 
 def select(
-    ranked: Annotated[str | None, typer.Option("--input", help="Folder of a committed run of rerank.")] = None,
+    source: Annotated[
+        str | None, typer.Option("--input", help="Committed run of rerank; or shards to score: file, folder, run.")
+    ] = None,
     output: Output = None,
+    model: Annotated[
+        str | None, typer.Option(help="Scores shards: folder, hub id, 'embedded', 'embedded-gqa'.")
+    ] = None,
+    heads: Annotated[str | None, typer.Option(help="Head set: list, 'all', name or JSON file.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Prompt format: auto, chat, plain or a name.")] = None,
+    contexts: Annotated[
+        str | None, typer.Option(help="Lists that do not fit one prompt: tournament (default) or error.")
+    ] = None,
     policy: Annotated[
         str | None,
         typer.Option(
@@ -77,18 +87,24 @@ def select(
     budget_tokens: Annotated[int | None, typer.Option(help="Tokens that a context may have.")] = None,
     top: Annotated[int | None, typer.Option(help="Pieces, or hits with neighbours.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="Whose tokens are counted: folder, hub id, embedded.")] = None,
+    qrels: Annotated[str | None, typer.Option(help="Judgements, for the gold recall in the report.")] = None,
     name: Name = None,
     config: Config = None,
     assignments: Assignments = None,
     debug: Debug = False,
 ) -> None:
-    """Keep what each query needs of its ranked context, as bundles and as chat lines."""
+    """Keep what each query needs of its context, ranked or scored here, as bundles and as chat lines."""
     flags = {
-        "input.uri": ranked,
+        "input.uri": source,
         "output.uri": output,
+        "model.id": model,
+        "model.heads": heads,
+        "scoring.prompt": prompt,
+        "contexts.policy": contexts,
         "policy.name": policy or ("top_k" if top is not None and budget_tokens is None else None),
         "policy.budget_tokens": budget_tokens,
         "policy.top": top,
+        "qrels": qrels,
         "tokenizer.id": tokenizer,
         "name": name,
     }
@@ -106,6 +122,52 @@ def _select(config_file: str | None, flags: dict[str, Any], assignments: list[st
     with native_stderr_held(), ConsoleObserver(console) as observer:
         result = run_select(config, observer)
     show_result(console, result, done="selected")
+    return exit_code(result.manifest.failed, len(result.manifest.skipped_files))
+
+
+def answer(
+    source: Annotated[
+        str | None, typer.Option("--input", help="Committed run of select; or shards: file, folder, run of prepare.")
+    ] = None,
+    output: Output = None,
+    model: Annotated[str | None, typer.Option(help="Model folder, hub id, 'embedded' or 'embedded-gqa'.")] = None,
+    style: Annotated[
+        str | None, typer.Option(help="paragraphs (the model's retrieval prompt), longmemeval, clipper or plain.")
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option(help="bundle, full (all candidates) or oracle (judged relevant ones).")
+    ] = None,
+    qrels: Annotated[str | None, typer.Option(help="Judgements, for the context oracle.")] = None,
+    name: Name = None,
+    config: Config = None,
+    assignments: Assignments = None,
+    debug: Debug = False,
+) -> None:
+    """Let a language model answer from bundles or full contexts, and measure its answers."""
+    flags = {
+        "input.uri": source,
+        "input.context": context,
+        "output.uri": output,
+        "model.id": model,
+        "model.style": style,
+        "qrels": qrels,
+        "name": name,
+    }
+    raise typer.Exit(guarded(lambda: _answer(config, flags, assignments or []), debug))
+
+
+def _answer(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
+    from jobs.answer import AnswerConfig, show_answers
+    from jobs.answer import answer as run_answer
+    from jobs.console import ConsoleObserver, show_result
+    from jobs.native_output import native_stderr_held
+
+    config = validate(AnswerConfig, gather(config_file, flags, assignments))
+    console = Console()
+    with native_stderr_held(), ConsoleObserver(console) as observer:
+        result = run_answer(config, observer)
+    show_result(console, result, done="answered")
+    show_answers(console, result, config)
     return exit_code(result.manifest.failed, len(result.manifest.skipped_files))
 
 

@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from jobs.config import ActorsConfig, ClusterConfig, OutputConfig, StorageConfig, UnitsConfig
-from jobs.rerank import absolute_model, with_endpoint
+from jobs.config import (
+    ActorsConfig,
+    ClusterConfig,
+    ContextsConfig,
+    ModelConfig,
+    OutputConfig,
+    ScoringConfig,
+    StorageConfig,
+    UnitsConfig,
+)
+from jobs.rerank import absolute_model, context_settings, scorer_settings, with_endpoint
 from jobs.settings import Section, flatten, setting
 from qrcore.errors import ConfigError
 
@@ -23,7 +32,13 @@ if TYPE_CHECKING:
 class RankedConfig(Section):
     """What goes in."""
 
-    uri: str = setting(..., "Folder of a committed run of rerank.", affects_output=False, flag="--input", uri=True)
+    uri: str = setting(
+        ...,
+        "A committed run of rerank; or shards that are scored here: a Parquet file, a folder, a run of prepare.",
+        affects_output=False,
+        flag="--input",
+        uri=True,
+    )
     carry: Literal["all", "none"] | tuple[str, ...] = setting(
         "all",
         "Further columns to copy from input to output: all, none or a list of names.",
@@ -95,8 +110,25 @@ class TokenizerConfig(Section):
     revision: str | None = setting(None, "Revision of a hub tokenizer.", affects_output=True)
 
 
+class LongContextsConfig(ContextsConfig):
+    """What to do about candidates that do not fit one prompt, where shards are scored here."""
+
+    policy: Literal["error", "tournament"] = setting(
+        "tournament",
+        "A list that does not fit one prompt: an error row, or windows whose best meet in one last prompt.",
+        affects_output=True,
+        flag="--contexts",
+    )
+    long_documents: Literal["whole", "split_and_pool", "truncate_documents"] = setting(
+        "split_and_pool",
+        "A document over max_document_tokens: left whole, scored as pieces that are pooled, or cut and counted.",
+        affects_output=True,
+    )
+
+
 class SelectConfig(Section):
-    """Everything ``qrbatch select`` can be told."""
+    """Everything ``qrbatch select`` can be told. ``model``, ``scoring`` and ``contexts`` are for shards; a run of
+    rerank is scored already."""
 
     name: str = setting(
         "select",
@@ -108,6 +140,12 @@ class SelectConfig(Section):
     )
     input: RankedConfig
     output: OutputConfig
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    scoring: ScoringConfig = Field(default_factory=ScoringConfig)
+    contexts: LongContextsConfig = Field(default_factory=LongContextsConfig)
+    qrels: str | None = setting(
+        None, "Judgements, for the gold recall in the report.", affects_output=False, flag="--qrels", uri=True
+    )
     policy: PolicyConfig = Field(default_factory=PolicyConfig)
     render: RenderConfig = Field(default_factory=RenderConfig)
     tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
@@ -128,7 +166,7 @@ def pipeline_settings(config: SelectConfig, environment: Mapping[str, str] = Map
     """The pipeline's settings for this configuration in this environment."""
     from pipelines.cluster import ClusterSettings
     from pipelines.run import RunSettings
-    from pipelines.select import SelectSettings
+    from pipelines.select import ScoringSettings, SelectSettings
     from pipelines.selecting import BundleSettings
     from pipelines.storage import StorageOptions
     from pipelines.work import PoolSettings
@@ -159,7 +197,7 @@ def pipeline_settings(config: SelectConfig, environment: Mapping[str, str] = Map
             max_killer_rows=config.units.max_killer_rows,
             start_timeout_s=config.actors.start_timeout_s,
         ),
-        ranked=config.input.uri,
+        source=config.input.uri,
         bundles=BundleSettings(
             policy=policy.name,
             **policy.model_dump(exclude={"name", "min_score"}),
@@ -169,6 +207,8 @@ def pipeline_settings(config: SelectConfig, environment: Mapping[str, str] = Map
             **given,
         ),
         carry=config.input.carry,
+        scoring=ScoringSettings(scorer_settings(config), config.scoring.order, context_settings(config.contexts)),
+        qrels=config.qrels,
     )
 
 

@@ -1,140 +1,127 @@
-"""Select contexts from a finished re-ranking run: what this job adds to the steps of a run."""
+"""Select contexts, from a finished re-ranking run or from shards that are scored in the same job."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import tempfile
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import pyarrow as pa
 
-from pipelines.commit import MANIFEST_FILE, Manifest, StoredUnit, load_manifest
+from pipelines.bundle_files import BundleFiles, BundleFileSettings
+from pipelines.commit import load_manifest
 from pipelines.inputs import FileSurvey
-from pipelines.plan import Plan, load_plan
-from pipelines.report.build import distribution
-from pipelines.rows import Row, duplicate_query_id, error_fields, query_id_of, read_input_rows, request_from_row
+from pipelines.labels import load_qrels
+from pipelines.plan import Plan
+from pipelines.ranked_run import RankedRun, StoredRankings, open_ranked
 from pipelines.run import Observer, RunResult, RunSettings, run_job
 from pipelines.schemas import Carry, carried_fields
+from pipelines.scorers import (
+    ScorerSettings,
+    as_probed,
+    on_requested_device,
+    planned_contexts,
+    planned_order,
+    scorer_identity,
+    scorer_record,
+)
+from pipelines.scorers import probe as probe_scorer
+from pipelines.select_worker import SelectWorker
 from pipelines.selecting import BUNDLE_FIELDS, Bundler, BundleSettings, bundle_schema
-from pipelines.side_files import ErrorLines
-from pipelines.storage import Storage, StorageOptions, absolute, join
-from pipelines.units import UnitRows, parquet_table, unit_uri
-from pipelines.work import UnitMetrics, UnitWorker
-from qrcore.errors import ConfigError, InputError, RunError, ScoreError
+from pipelines.storage import Storage, StorageOptions, absolute
+from pipelines.work import UnitWorker
+from qrcore.errors import ConfigError, InputError
+from qrcore.records import ScorerIdentity
+from qrcore.windows import ContextSettings
 
 JOB: Final = "select"
-_RANKING_COLUMNS: Final = ("query_id", "ranking", "source", "error")
+#: Settings of scoring, which decide nothing where the rankings are there already.
+_OF_SCORING: Final = ("model.", "scoring.", "contexts.")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringSettings:
+    """How shards are scored before contexts are selected; ``order`` as in :class:`pipelines.rerank.RerankSettings`."""
+
+    scorer: ScorerSettings
+    order: Literal["auto", "as_given", "reversed", "shuffled"] = "auto"
+    contexts: ContextSettings = field(default_factory=ContextSettings)
 
 
 @dataclass(frozen=True, slots=True)
 class SelectSettings:
-    """Everything that selecting is told; ``ranked``: the URI of a committed re-ranking run."""
+    """Everything that selecting is told; ``source``: the URI of a committed re-ranking run, or of shards; ``qrels``:
+    of judgements, for the report."""
 
     run: RunSettings
-    ranked: str
+    source: str
     bundles: BundleSettings
     carry: Carry
-
-
-@dataclass(frozen=True, slots=True)
-class RankedPart:
-    """Rows ``start`` to ``stop`` of an input file, ranked in one object of the run."""
-
-    uri: str
-    start: int
-    stop: int
-    path: str
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class RankedRun:
-    """A committed re-ranking run, as far as selecting needs it."""
-
-    uri: str
-    run_id: str
-    manifest_sha256: str
-    inputs: tuple[str, ...]
-    parts: tuple[RankedPart, ...]
-
-
-def open_ranked(uri: str, options: StorageOptions) -> RankedRun:
-    """The run at ``uri``. Raises :class:`InputError` for anything but a committed re-ranking run with its plan."""
-    storage, place = Storage(uri, options), absolute(uri)
-    manifest, plan = load_manifest(storage, place), _rerank_plan(storage, place)
-    if manifest is None or plan is None or manifest.job != "rerank":
-        raise InputError(
-            f"input {uri}: expected a committed run of rerank, found "
-            f"{f'one of {manifest.job}' if manifest else 'none'}. Rank the context first, then give that run's folder."
-        )
-    for file in plan.files:
-        if Storage(file.uri, options).info(file.uri).etag != file.etag:
-            raise InputError(
-                f"{file.uri}: expected the file as it was ranked (tag {file.etag}), it has changed. Rank it again."
-            )
-    return RankedRun(
-        uri=place,
-        run_id=manifest.run_id,
-        manifest_sha256=hashlib.sha256(storage.read(join(place, MANIFEST_FILE))).hexdigest(),
-        inputs=tuple(file.uri for file in plan.files),
-        parts=tuple(_parts(plan, manifest)),
-    )
-
-
-def _rerank_plan(storage: Storage, run_uri: str) -> Plan | None:
-    try:
-        return load_plan(storage, run_uri)
-    except ValueError:  # a plan of another kind
-        return None
-
-
-def _parts(plan: Plan, manifest: Manifest) -> Iterator[RankedPart]:
-    sha256 = {entry.unit_id: entry.sha256 for entry in manifest.objects}
-    for unit in plan.units:
-        path = unit_uri("", unit.unit_id).lstrip("/")
-        yield RankedPart(plan.files[unit.file].uri, unit.start, unit.stop, path, sha256[unit.unit_id])
+    scoring: ScoringSettings
+    qrels: str | None = None
 
 
 def run(settings: SelectSettings, observer: Observer) -> RunResult:
     """Select and commit; run again after any interruption to go on where it stopped."""
-    ranked = open_ranked(settings.ranked, settings.run.storage)
-    settings = replace(settings, run=replace(settings.run, inputs=ranked.inputs))
-    return run_job(SelectJob(settings, ranked), settings.run, observer)
+    qrels = load_qrels(settings.qrels, settings.run.storage) if settings.qrels else None
+    told = BundleFileSettings(datetime.now(UTC), settings.qrels, qrels)
+    ranked = find_ranked(settings.source, settings.run.storage)
+    if ranked is not None:
+        settings = replace(settings, run=replace(settings.run, inputs=ranked.inputs))
+        return run_job(SelectJob(settings, ranked, told), settings.run, observer)
+    scoring = settings.scoring
+    scorer = on_requested_device(scoring.scorer, settings.run.pool)
+    run_settings = replace(settings.run, inputs=(settings.source,))
+    settings = replace(settings, run=run_settings, scoring=replace(scoring, scorer=scorer))
+    return run_job(ScoreAndSelectJob(settings, told), settings.run, observer)
+
+
+def find_ranked(uri: str, options: StorageOptions) -> RankedRun | None:
+    """The committed re-ranking run at ``uri``, None for shards. Raises :class:`InputError` for a run of another job."""
+    manifest = load_manifest(Storage(uri, options), absolute(uri))
+    if manifest is None or manifest.job == "prepare":
+        return None
+    if manifest.job != "rerank":
+        raise InputError(
+            f"input {uri}: expected a committed run of rerank, or shards to score, found one of {manifest.job}. Give "
+            "the folder of a run of rerank or prepare, or of shards."
+        )
+    return open_ranked(uri, manifest, options)
 
 
 @dataclass(frozen=True, slots=True)
 class SelectFacts:
-    """The tokenizer that counts, by the hash of its content."""
+    """The tokenizer that counts, by the hash of its content; the scorer, where the job scores."""
 
     tokenizer_sha256: str
+    scorer: ScorerIdentity | None = None
 
 
-def probe(settings: BundleSettings) -> SelectFacts:
-    """Load the tokenizer and the templates as a worker would; refuses what cannot work."""
-    return SelectFacts(Bundler(settings).tokenizer.sha256)
+def probe(settings: BundleSettings, scorer: ScorerSettings | None = None) -> SelectFacts:
+    """Load the tokenizer, the templates and the scorer as a worker would; refuses what cannot work."""
+    tokenizer = Bundler(settings).tokenizer
+    return SelectFacts(tokenizer.sha256, probe_scorer(scorer) if scorer else None)
 
 
 @dataclass(frozen=True, slots=True)
 class SelectJob:
-    """See :class:`pipelines.run.Job`."""
+    """From a finished re-ranking run; see :class:`pipelines.run.Job`."""
 
     settings: SelectSettings
     ranked: RankedRun
+    told: BundleFileSettings
     name: str = JOB
 
     def probe(self) -> Callable[[], SelectFacts]:
         return partial(probe, self.settings.bundles)
 
     def identity(self, facts: SelectFacts) -> dict[str, Any]:
+        affecting = self.settings.run.affecting_output
         return {
-            "config": self.settings.run.affecting_output,
-            "bundles": {**asdict(self.settings.bundles), "tokenizer": facts.tokenizer_sha256},
+            "config": {name: value for name, value in affecting.items() if not name.startswith(_OF_SCORING)},
+            "bundles": _bundles_identity(self.settings.bundles, facts),
             "ranked": self.ranked.manifest_sha256,
         }
 
@@ -142,179 +129,112 @@ class SelectJob:
         return self.settings.bundles.order
 
     def provenance(self, facts: SelectFacts, order: str) -> dict[str, Any]:
-        bundles = self.settings.bundles
-        budget = f", at most {bundles.budget_tokens} tokens" if bundles.budget_tokens else ""
-        return {
-            "told": f"policy {bundles.policy}{budget}, tokens of {bundles.tokenizer}, segments in {order} order",
-            "ranked": {"run_id": self.ranked.run_id, "uri": self.ranked.uri, "manifest": self.ranked.manifest_sha256},
-            "tokenizer": {"name": bundles.tokenizer, "sha256": facts.tokenizer_sha256},
-            "settings": asdict(bundles),
-        }
+        ranked = {"run_id": self.ranked.run_id, "uri": self.ranked.uri, "manifest": self.ranked.manifest_sha256}
+        return {**_bundles_record(self.settings.bundles, facts), "ranked": ranked}
 
     def output_schema(self, surveys: Sequence[FileSurvey]) -> tuple[pa.Schema, tuple[str, ...]]:
-        schemas = [(survey.file.uri, survey.schema) for survey in surveys if survey.schema is not None]
-        carried = carried_fields(schemas, self.settings.carry)
-        own = {field.name for field in BUNDLE_FIELDS}
-        if taken := [field.name for field in carried if field.name in own]:
-            raise ConfigError(
-                f"carry: {', '.join(taken)} are columns of a bundle and cannot be carried. Rename them, or name the "
-                "columns to carry."
-            )
-        return bundle_schema(carried), tuple(field.name for field in carried)
+        return _output_schema(surveys, self.settings.carry)
 
     def worker(self, facts: SelectFacts, plan: Plan) -> Callable[[], UnitWorker]:
         settings = self.settings
-        return partial(SelectWorker, settings.bundles, self.ranked, plan.output_schema, settings.run.storage)
+        return partial(_stored_worker, settings.bundles, self.ranked, settings.run.storage, plan.output_schema)
 
     def side_files(self, plan: Plan, facts: SelectFacts) -> BundleFiles:
-        return BundleFiles(plan)
+        return BundleFiles(plan, self.told)
 
 
-class SelectWorker:
-    """Makes the bundles of units; see :class:`pipelines.work.UnitWorker`."""
+@dataclass(frozen=True, slots=True)
+class ScoreAndSelectJob:
+    """From shards, which are scored and selected from unit by unit; see :class:`pipelines.run.Job`."""
 
-    def __init__(self, settings: BundleSettings, ranked: RankedRun, schema: pa.Schema, storage: StorageOptions) -> None:
-        self._bundler = Bundler(settings)
-        self._ranked, self._schema, self._options = ranked, schema, storage
-        self._carried = [name for name in schema.names if name not in {field.name for field in BUNDLE_FIELDS}]
+    settings: SelectSettings
+    told: BundleFileSettings
+    name: str = JOB
 
-    def answer(self, unit: UnitRows) -> tuple[pa.Table, UnitMetrics]:
-        """The unit's bundles in input order, and what they took."""
-        from pipelines.actors import unit_metrics  # torch comes with it
+    def probe(self) -> Callable[[], SelectFacts]:
+        return partial(probe, self.settings.bundles, self.settings.scoring.scorer)
 
-        started = time.time()
-        rankings = self._rankings(unit)
-        carried = [name for name in self._carried if name in unit.table.schema.names]
-        others = unit.table.select(carried).to_pylist()
-        rows, errors, tokens = [], [], 0
-        for place, row in enumerate(read_input_rows(unit.table)):
-            number = unit.first_row + place
-            answer = self._answer(row, number in unit.duplicates, rankings.get(number), others[place])
-            if isinstance(answer, ScoreError):
-                errors.append(answer)
-                answer = {"query_id": query_id_of(row), "error": error_fields(answer)}
-            tokens += answer.get("source_tokens") or 0
-            rows.append({**answer, **others[place], "source": {"uri": unit.uri, "row": number}})
-        metrics = unit_metrics(len(rows), errors, tokens, started)
-        return pa.Table.from_pylist(rows, schema=self._schema), metrics
-
-    def _answer(
-        self, row: Row | ScoreError, repeated: bool, ranked: Row | None, carried: Mapping[str, Any]
-    ) -> Row | ScoreError:
-        if isinstance(row, ScoreError):
-            return row
-        if repeated:
-            return duplicate_query_id(row)
-        if isinstance(request := request_from_row(row), ScoreError):
-            return request
-        if ranked is None or ranked["ranking"] is None:
-            why = ranked["error"]["message"] if ranked and ranked["error"] else "the run has no such row"
-            return ScoreError("not_ranked", f"ranking: expected one, got none ({why})", stage="select")
-        try:
-            return self._bundler.bundle(row, ranked["ranking"], carried)
-        except ScoreError as error:
-            return error
-
-    def _rankings(self, unit: UnitRows) -> dict[int, Row]:
-        """The rankings of the unit's rows, by row number."""
-        stop = unit.first_row + len(unit.table)
-        storage = Storage(self._ranked.uri, self._options)
-        found: dict[int, Row] = {}
-        for part in self._ranked.parts:
-            if part.uri != unit.uri or part.start >= stop or part.stop <= unit.first_row:
-                continue
-            uri = join(self._ranked.uri, part.path)
-            data = storage.read(uri)
-            if hashlib.sha256(data).hexdigest() != part.sha256:
-                raise RunError(f"{uri}: its content is not what was committed. Restore it, or rank again.")
-            for row in parquet_table(data, _RANKING_COLUMNS).to_pylist():
-                found[row["source"]["row"]] = row
-        return found
-
-
-@dataclass(slots=True)
-class _Totals:
-    context_tokens: list[int] = field(default_factory=list)
-    source_tokens: list[int] = field(default_factory=list)
-    segments: list[int] = field(default_factory=list)
-    flags: Counter[str] = field(default_factory=Counter)
-    errors: Counter[str] = field(default_factory=Counter)
-
-
-class BundleFiles:
-    """Chat lines, errors and counts, collected while units stream by; see :class:`pipelines.run.SideFileWriter`."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._errors = ErrorLines()
-        self._chat = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
-        self._totals = _Totals()
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """None: what there is to say of a bundle stands in its flags."""
-        return ()
-
-    def watch(self, units: Iterable[StoredUnit]) -> Iterator[StoredUnit]:
-        """The same units, taken note of."""
-        for stored in units:
-            self._errors.add(stored)
-            for row in stored.answers.to_pylist():
-                self._add(row)
-            yield stored
-
-    def _add(self, row: Row) -> None:
-        totals = self._totals
-        if row["error"] is not None:
-            totals.errors[row["error"]["code"]] += 1
-            return
-        totals.context_tokens.append(row["context_tokens"])
-        totals.source_tokens.append(row["source_tokens"])
-        totals.segments.append(len(row["segments"]))
-        totals.flags.update(row["flags"])
-        line = {
-            "id": row["query_id"],
-            "messages": row["messages"],
-            "compression_ratio": row["compression_ratio"],
-            "context_tokens": row["context_tokens"],
-            "source_tokens": row["source_tokens"],
-            "provenance": {
-                "run_id": self._plan.run_id,
-                "ranked": self._plan.provenance["ranked"]["run_id"],
-                "source": row["source"],
-                "doc_ids": [name for segment in row["segments"] for name in segment["doc_ids"]],
-                "flags": row["flags"],
-            },
-        }
-        self._chat.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-
-    def write(
-        self, storage: Storage, run_uri: str, driver: str, resumed: bool, write_s: Mapping[str, float]
-    ) -> list[str]:
-        """Put chat.jsonl, errors.jsonl and report.json; their paths within the run."""
-        folder = f"commit/{driver}"
-        self._chat.seek(0)
-        storage.create_from_file(join(run_uri, folder, "chat.jsonl"), self._chat)
-        self._chat.close()
-        errors = self._errors.write(storage, run_uri, folder)
-        storage.create(join(run_uri, folder, "report.json"), json.dumps(self._report(resumed), indent=1).encode())
-        return [f"{folder}/chat.jsonl", errors, f"{folder}/report.json"]
-
-    def _report(self, resumed: bool) -> dict[str, Any]:
-        totals = self._totals
-        kept, had = sum(totals.context_tokens), sum(totals.source_tokens)
+    def identity(self, facts: SelectFacts) -> dict[str, Any]:
         return {
-            "schema_version": "1.0",
-            "run_id": self._plan.run_id,
-            "resumed": resumed,
-            "bundles": len(totals.segments),
-            "empty_bundles": sum(not count for count in totals.segments),
-            "failed": dict(totals.errors),
-            "flags": dict(totals.flags),
-            "context_tokens": distribution(totals.context_tokens).model_dump(),
-            "source_tokens": distribution(totals.source_tokens).model_dump(),
-            "segments": distribution(totals.segments).model_dump(),
-            "compression_ratio": kept / had if had else None,
-            "config": self._plan.config,
-            "provenance": self._plan.provenance,
+            "scorer": scorer_identity(self.settings.run.affecting_output, _scorer_of(facts)),
+            "bundles": _bundles_identity(self.settings.bundles, facts),
         }
+
+    def order(self, surveys: Sequence[FileSurvey], facts: SelectFacts) -> str:
+        return planned_order(self.settings.scoring.order, surveys)
+
+    def provenance(self, facts: SelectFacts, order: str) -> dict[str, Any]:
+        scoring, scorer = self.settings.scoring, _scorer_of(facts)
+        contexts = planned_contexts(scoring.contexts, scorer)
+        record = _bundles_record(self.settings.bundles, facts)
+        scored = f"scored by {scoring.scorer.model}, {len(scorer.heads)} heads ({scorer.head_set_id}), prompts of at "
+        return {
+            **scorer_record(replace(scoring.scorer, order=order), scorer),
+            **record,
+            "scoring": scorer_record(replace(scoring.scorer, order=order), scorer)["settings"],
+            "told": f"{record['told']}; {scored}most {contexts.window_tokens} tokens",
+            "contexts": asdict(contexts),
+            "ranked": None,
+        }
+
+    def output_schema(self, surveys: Sequence[FileSurvey]) -> tuple[pa.Schema, tuple[str, ...]]:
+        return _output_schema(surveys, self.settings.carry)
+
+    def worker(self, facts: SelectFacts, plan: Plan) -> Callable[[], UnitWorker]:
+        settings, scorer = self.settings, _scorer_of(facts)
+        return partial(
+            _scoring_worker,
+            settings.bundles,
+            as_probed(settings.scoring.scorer, scorer, plan.order),
+            planned_contexts(settings.scoring.contexts, scorer),
+            plan.output_schema,
+        )
+
+    def side_files(self, plan: Plan, facts: SelectFacts) -> BundleFiles:
+        return BundleFiles(plan, self.told)
+
+
+def _stored_worker(
+    bundles: BundleSettings, ranked: RankedRun, options: StorageOptions, schema: pa.Schema
+) -> UnitWorker:
+    return SelectWorker(bundles, StoredRankings(ranked, options), schema)
+
+
+def _scoring_worker(
+    bundles: BundleSettings, scorer: ScorerSettings, contexts: ContextSettings, schema: pa.Schema
+) -> UnitWorker:
+    from pipelines.actors import ScoredRankings  # torch, which reading and writing do not need
+
+    return SelectWorker(bundles, ScoredRankings(scorer, contexts), schema)
+
+
+def _scorer_of(facts: SelectFacts) -> ScorerIdentity:
+    if facts.scorer is None:
+        raise RuntimeError("a job that scores was probed without its scorer; this is a defect")
+    return facts.scorer
+
+
+def _bundles_identity(bundles: BundleSettings, facts: SelectFacts) -> dict[str, Any]:
+    return {**asdict(bundles), "tokenizer": facts.tokenizer_sha256}
+
+
+def _bundles_record(bundles: BundleSettings, facts: SelectFacts) -> dict[str, Any]:
+    """What a manifest says of how bundles are made."""
+    budget = f", at most {bundles.budget_tokens} tokens" if bundles.budget_tokens else ""
+    return {
+        "told": f"policy {bundles.policy}{budget}, tokens of {bundles.tokenizer}, segments in {bundles.order} order",
+        "tokenizer": {"name": bundles.tokenizer, "sha256": facts.tokenizer_sha256},
+        "settings": asdict(bundles),
+    }
+
+
+def _output_schema(surveys: Sequence[FileSurvey], carry: Carry) -> tuple[pa.Schema, tuple[str, ...]]:
+    schemas = [(survey.file.uri, survey.schema) for survey in surveys if survey.schema is not None]
+    carried = carried_fields(schemas, carry)
+    own = {field.name for field in BUNDLE_FIELDS}
+    if taken := [field.name for field in carried if field.name in own]:
+        raise ConfigError(
+            f"carry: {', '.join(taken)} are columns of a bundle and cannot be carried. Rename them, or name the "
+            "columns to carry."
+        )
+    return bundle_schema(carried), tuple(field.name for field in carried)

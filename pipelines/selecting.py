@@ -47,6 +47,8 @@ BUNDLE_FIELDS: Final[tuple[pa.Field, ...]] = (
     pa.field("source_tokens", pa.int64()),
     pa.field("budget_tokens", pa.int64()),
     pa.field("compression_ratio", pa.float64()),
+    pa.field("windows", pa.int32()),
+    pa.field("final_items", pa.int32()),
     pa.field("messages", pa.list_(MESSAGE)),
     pa.field("flags", pa.list_(pa.string())),
     pa.field("source", SOURCE),
@@ -108,8 +110,11 @@ class Bundler:
             role: TextTemplate(text, f"render.{role}") for role, text in texts.items() if text is not None
         }
 
-    def bundle(self, row: Row, ranking: Sequence[Row], carried: Mapping[str, Any]) -> Row:
-        """The bundle of one input row and its ranking, without ``source``. Raises :class:`ScoreError`."""
+    def bundle(self, row: Row, ranking: Sequence[Row], carried: Mapping[str, Any], windows: int = 1) -> Row:
+        """The bundle of one input row and its ranking, which took so many prompts (``windows``); without ``source``.
+
+        Raises :class:`ScoreError`.
+        """
         candidates: list[Row] = row["candidates"]
         pieces = self._pieces(candidates, ranking)
         usable = [piece for piece in pieces if candidates[piece.position]["text"].strip()]
@@ -133,6 +138,8 @@ class Bundler:
             "source_tokens": source_tokens,
             "budget_tokens": self._settings.budget_tokens,
             "compression_ratio": context_tokens / source_tokens if source_tokens else None,
+            "windows": windows,
+            "final_items": sum(piece.final for piece in pieces),
             "messages": self._chat({**values, "context": context, "segments": segments}),
             "flags": flags,
             "error": None,

@@ -45,6 +45,7 @@ ERROR_KINDS: Final[dict[str, ErrorKind]] = {
     "empty_document": "input",
     "missing_documents": "input",
     "not_ranked": "input",
+    "no_bundle": "input",
     "other_documents": "input",
     "template_error": "input",
     "context_too_long": "input",

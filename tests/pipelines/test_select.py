@@ -70,7 +70,8 @@ def test_bundles_come_of_a_ranking_and_its_texts(ranked: RunResult, tmp_path: Pa
     assert lines[0]["messages"][1]["content"] == "a0"
     assert len(lines[0]["provenance"]["doc_ids"]) == 2 and 0 < lines[0]["compression_ratio"] < 1
     said = read_side_file(result.run_uri, result.manifest.side_files, "report.json", StorageOptions())
-    assert (said["bundles"], said["empty_bundles"], said["failed"]) == (6, 0, {"no_candidates": 1})
+    assert (said["result"]["scored"], said["result"]["empty"], said["result"]["failed"]) == (6, 0, 1)
+    assert [(group["code"], group["count"]) for group in said["errors"]] == [("no_candidates", 1)]
     assert selected(
         ranked, tmp_path, policy={"top": 2}, units={"max_rows": 2}, render={"assistant": "{{ answers[0] }}"}
     ).already_committed
@@ -100,11 +101,11 @@ def test_what_cannot_work_is_said_before_any_work(
     assert not list(tmp_path.iterdir())
 
 
-def test_only_a_committed_run_of_rerank_is_selected_from(ranked: RunResult, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expected a committed run of rerank, found none"):
+def test_what_is_neither_ranked_nor_shards_is_refused(ranked: RunResult, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected a Parquet file or a folder of them, found none"):
         selected(str(tmp_path), tmp_path / "out")
     bundles = selected(ranked, tmp_path / "bundles")
-    with pytest.raises(InputError, match="found one of select"):
+    with pytest.raises(InputError, match="or shards to score, found one of select"):
         selected(bundles, tmp_path / "out")
 
 
