@@ -29,7 +29,13 @@ app = typer.Typer(
 heads_app = typer.Typer(help="Head sets: list, show, validate against a model, compare.", no_args_is_help=True)
 app.add_typer(heads_app, name="heads")
 
-for command in (context_cli.prepare, context_cli.select, context_cli.evaluate, context_cli.compare):
+for command in (
+    context_cli.prepare,
+    context_cli.select,
+    context_cli.answer,
+    context_cli.evaluate,
+    context_cli.compare,
+):
     app.command()(command)
 
 Debug = Annotated[bool, typer.Option(help="Show the traceback of an error.")]

@@ -14,6 +14,7 @@ JOB_CONFIGS: Final = {
     "prepare": ("jobs.prepare", "PrepareConfig"),
     "rerank": ("jobs.config", "RerankConfig"),
     "select": ("jobs.select", "SelectConfig"),
+    "answer": ("jobs.answer", "AnswerConfig"),
     "evaluate": ("jobs.evaluate", "EvaluateConfig"),
     "compare": ("jobs.evaluate", "EvaluateConfig"),
     "detect": ("jobs.detect_config", "DetectConfig"),

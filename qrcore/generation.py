@@ -1,0 +1,150 @@
+"""Answers of a language model to contexts, greedily and in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from qrcore.contracts.generator import Answer, GeneratorIdentity, Question
+from qrcore.decode import decode_greedy
+from qrcore.errors import ConfigError, ScoreError
+from qrcore.models import (
+    LanguageModel,
+    load_language_model,
+    open_model,
+    out_of_memory_as_error,
+    setup_sha256,
+    weights_sha256,
+)
+from qrcore.prompts import PromptFormat, chat_format, resolve_prompt
+from qrcore.tokens import PromptEncoder
+
+#: Around a text that is the whole of a user's turn.
+_BARE: Final = {"opening": "", "separator": "", "instruction": "", "query_label": ""}
+
+
+class GreedyGenerator:
+    """Answers with one loaded model; see :class:`qrcore.contracts.generator.Generator`.
+
+    ``batch_tokens``: of prompts and new tokens together, padding included, that are decoded at once; a longer question
+    is alone.
+    """
+
+    def __init__(self, model: LanguageModel, retrieval: PromptFormat, max_new_tokens: int, batch_tokens: int) -> None:
+        if max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens: expected at least 1, got {max_new_tokens}. Raise it.")
+        self._model = model
+        self._retrieval = retrieval
+        self._turn = _turn_format(model, retrieval)
+        self._max_new_tokens, self._batch_tokens = max_new_tokens, batch_tokens
+        self._tokenizer = model.decoder.tokenizer
+        self._encoder = PromptEncoder(self._tokenizer)
+
+    @property
+    def identity(self) -> GeneratorIdentity:
+        """What this generator is."""
+        source = self._model.decoder.source
+        return GeneratorIdentity(
+            revision=source.revision,
+            weights_sha256=weights_sha256(source.path),
+            setup_sha256=setup_sha256(source.path),
+            prompt_sha256=self._retrieval.hash,
+            dtype=str(self._model.model.dtype).removeprefix("torch."),
+            device=str(self._model.model.device),
+            max_tokens=source.max_tokens,
+        )
+
+    def answer_many(self, questions: Sequence[Question]) -> list[Answer | ScoreError]:
+        """An answer, or why there is none, to each question in order.
+
+        Questions of about equal length are decoded together: which ones is a function of the questions alone.
+        """
+        answers: dict[int, Answer | ScoreError] = {}
+        prompts: dict[int, tuple[int, ...]] = {}
+        for place, question in enumerate(questions):
+            try:
+                prompts[place] = self._encode(question)
+            except ScoreError as error:
+                answers[place] = error
+        for batch in self._batches(prompts):
+            answers.update(zip(batch, self._answer_together([prompts[place] for place in batch]), strict=True))
+        return [answers[place] for place in range(len(questions))]
+
+    def _encode(self, question: Question) -> tuple[int, ...]:
+        if question.text is None:
+            ids = self._encoder.encode(self._retrieval, question.query, question.documents).ids
+        else:
+            ids = self._encoder.encode(self._turn, question.text, ()).ids
+        limit = self._model.decoder.source.max_tokens - self._max_new_tokens
+        if len(ids) > limit:
+            raise ScoreError(
+                "context_too_long",
+                f"prompt: expected at most {limit} tokens, which leaves {self._max_new_tokens} to answer in, "
+                f"got {len(ids)}. Select a smaller context, or take a model with a longer one.",
+                stage="tokenise",
+            )
+        return ids
+
+    def _batches(self, prompts: dict[int, tuple[int, ...]]) -> Iterator[list[int]]:
+        batch: list[int] = []
+        # The longest of a batch comes first, and decides what the others are padded to.
+        for place in sorted(prompts, key=lambda place: (-len(prompts[place]), place)):
+            width = len(prompts[batch[0] if batch else place]) + self._max_new_tokens
+            if batch and (len(batch) + 1) * width > self._batch_tokens:
+                yield batch
+                batch = []
+            batch.append(place)
+        if batch:
+            yield batch
+
+    def _answer_together(self, prompts: Sequence[tuple[int, ...]]) -> list[Answer | ScoreError]:
+        """Answers to a batch; one that does not fit runs in halves, so that an error stays alone."""
+        try:
+            with out_of_memory_as_error():
+                decoded = decode_greedy(self._model.model, prompts, self._max_new_tokens, self._model.end_ids)
+        except ScoreError as error:
+            error.__traceback__ = error.__cause__ = error.__context__ = None
+            if len(prompts) == 1:
+                return [error]
+            middle = len(prompts) // 2
+            return [*self._answer_together(prompts[:middle]), *self._answer_together(prompts[middle:])]
+        return [
+            Answer(self._text(one.ids), len(prompt), len(one.ids), one.ended)
+            for prompt, one in zip(prompts, decoded, strict=True)
+        ]
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+
+def load_generator(
+    model: str,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    prompt: str = "auto",
+    max_new_tokens: int = 64,
+    batch_tokens: int = 16_384,
+) -> GreedyGenerator:
+    """A generator from a folder, a hub id or a shipped model; ``prompt`` as of :func:`qrcore.load_scorer`.
+
+    Raises :class:`ConfigError` or a subclass for anything that cannot be used.
+    """
+    source = open_model(model, revision)
+    loaded = load_language_model(source, dtype=dtype, device=device)
+    recorded = source.head_set.prompt if source.head_set else None
+    return GreedyGenerator(
+        loaded, resolve_prompt(prompt, loaded.decoder.tokenizer, recorded), max_new_tokens, batch_tokens
+    )
+
+
+def _turn_format(model: LanguageModel, retrieval: PromptFormat) -> PromptFormat:
+    """What stands around a user's turn: the chat template's own, or that of the retrieval prompt."""
+    frame = chat_format(model.decoder.tokenizer) if model.decoder.tokenizer.chat_template else retrieval
+    return PromptFormat(
+        name=f"turn of {frame.name}",
+        prefix=frame.prefix,
+        suffix=frame.suffix,
+        begins_with_bos=frame.begins_with_bos,
+        **_BARE,
+    )
