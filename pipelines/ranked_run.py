@@ -14,7 +14,7 @@ from pipelines.storage import Storage, StorageOptions, absolute, join
 from pipelines.units import UnitRows, parquet_table, unit_uri
 from qrcore.errors import InputError, RunError, ScoreError
 
-_RANKING_COLUMNS: Final = ("query_id", "ranking", "windows", "source", "error")
+_RANKING_COLUMNS: Final = ("query_id", "ranking", "windows", "flags", "source", "error")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ class Rankings(Protocol):
     """Where the rankings of a unit's rows come from."""
 
     def of(self, unit: UnitRows) -> list[Row | ScoreError]:
-        """A row with ``ranking`` and ``windows`` for each row of the unit in order, or why there is none."""
+        """A row with ``ranking``, ``windows`` and ``flags`` for each row of the unit in order, or why there is none."""
         ...
 
 
@@ -62,6 +62,7 @@ class SelectWorker:
         if isinstance(ranked, ScoreError):
             return ranked
         try:
-            return self._bundler.bundle(row, ranked["ranking"], carried, ranked["windows"])
+            bundle = self._bundler.bundle(row, ranked["ranking"], carried, ranked["windows"])
+            return {**bundle, "flags": [*bundle["flags"], *(ranked["flags"] or ())]}
         except ScoreError as error:
             return error

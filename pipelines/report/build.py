@@ -65,6 +65,7 @@ class ReportBuilder:
         self._errors: Counter[tuple[str, str]] = Counter()
         self._error_examples: dict[str, list[model.ErrorExample]] = defaultdict(list)
         self._prompt_tokens: list[int] = []
+        self._prompt_lengths: list[int] = []  # of one prompt, where a row took several
         self._candidates: list[int] = []
         self._margins: list[float] = []
         self._contexts = ContextCounts()
@@ -92,6 +93,7 @@ class ReportBuilder:
     def _add_ranking(self, row: Mapping[str, Any]) -> None:
         ranking = row["ranking"]
         self._prompt_tokens.append(row["prompt_tokens"])
+        self._prompt_lengths.append(row["prompt_tokens"] // (row["windows"] or 1))
         self._candidates.append(len(ranking))
         self._contexts.add(row["windows"], ranking)
         if len(ranking) > 1 and ranking[0]["round"] == ranking[1]["round"]:  # of one prompt, so comparable
@@ -111,7 +113,7 @@ class ReportBuilder:
     def warnings(self) -> tuple[str, ...]:
         """What the prompts of the rows that were added give cause to warn of."""
         facts = self._plan.provenance
-        return length_warnings(facts["head_set"]["id"], facts.get("detection_tokens"), self._prompt_tokens)
+        return length_warnings(facts["head_set"]["id"], facts.get("detection_tokens"), self._prompt_lengths)
 
     def finish(self, facts: RunFacts, queries: QueryTexts | None) -> model.RunReport:
         """The report of everything that was added; ``queries`` looks up the texts of the examples, None: has none."""
