@@ -117,6 +117,11 @@ Measures = Annotated[
 ]
 
 
+AllowSeen = Annotated[
+    bool, typer.Option("--allow-detection-queries", help="Measure queries that a run's heads were found on, too.")
+]
+
+
 def evaluate(
     runs: Annotated[
         list[str] | None, typer.Option("--input", help="Committed run, TREC run file or Parquet; repeatable.")
@@ -125,12 +130,20 @@ def evaluate(
     output: Folder = None,
     measures: Measures = None,
     trec: Annotated[bool, typer.Option("--trec", help="Write TREC files, too.")] = False,
+    detection_queries: AllowSeen = False,
     config: Config = None,
     assignments: Assignments = None,
     debug: Debug = False,
 ) -> None:
     """Measure rankings or bundles against judgements, and test the differences between runs."""
-    flags = {"runs": runs or None, "qrels": qrels, "output": output, "measures": measures or None, "trec": trec or None}
+    flags = {
+        "runs": runs or None,
+        "qrels": qrels,
+        "output": output,
+        "measures": measures or None,
+        "trec": trec or None,
+        "detection_queries": detection_queries or None,
+    }
     raise typer.Exit(guarded(lambda: _evaluate(config, flags, assignments or []), debug))
 
 
@@ -152,12 +165,19 @@ def compare(
     qrels: Qrels = None,
     output: Folder = None,
     measures: Measures = None,
+    detection_queries: AllowSeen = False,
     config: Config = None,
     assignments: Assignments = None,
     debug: Debug = False,
 ) -> None:
     """Compare two runs query by query, with a page that shows where each is better."""
-    flags = {"runs": [run_a, run_b], "qrels": qrels, "output": output, "measures": measures or None}
+    flags = {
+        "runs": [run_a, run_b],
+        "qrels": qrels,
+        "output": output,
+        "measures": measures or None,
+        "detection_queries": detection_queries or None,
+    }
     raise typer.Exit(guarded(lambda: _compare(config, flags, assignments or []), debug))
 
 

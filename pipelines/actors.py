@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
@@ -28,8 +28,9 @@ from pipelines.work import UnitMetrics
 from qrcore.contracts.scorer import Scorer
 from qrcore.errors import ScoreError
 from qrcore.loading import load_scorer
+from qrcore.matching import query_digest
 from qrcore.models import use_threads
-from qrcore.records import Ranking, RankRequest
+from qrcore.records import DETECTION_QUERY, UNINFORMATIVE_QUERY, Ranking, RankRequest
 
 _OWN_COLUMNS = frozenset(field.name for field in RANKING_FIELDS)
 
@@ -45,15 +46,18 @@ def open_scorer(settings: ScorerSettings) -> Scorer:
 class UnitScorer:
     """Holds one scorer and ranks the rows of units with it; see :class:`pipelines.work.UnitWorker`."""
 
-    def __init__(self, settings: ScorerSettings, schema: pa.Schema) -> None:
+    def __init__(
+        self, settings: ScorerSettings, schema: pa.Schema, detection_queries: frozenset[str] = frozenset()
+    ) -> None:
         self._scorer = open_scorer(settings)
         self._schema = schema
+        self._detection_queries = detection_queries
 
     def answer(self, unit: UnitRows) -> tuple[pa.Table, UnitMetrics]:
         """The unit's output rows in input order, and what they took."""
         started = time.time()
         input_rows = read_input_rows(unit.table)
-        answers = list(answer_rows(self._scorer, input_rows, unit))
+        answers = list(answer_rows(self._scorer, input_rows, unit, self._detection_queries))
         sources = [Source(unit.uri, unit.first_row + place) for place in range(len(input_rows))]
         rows = [
             row_from_answer(query_id_of(row), answer, source)
@@ -63,12 +67,24 @@ class UnitScorer:
         return table, _metrics(answers, started)
 
 
-def answer_rows(scorer: Scorer, rows: Sequence[Row | ScoreError], unit: UnitRows) -> Iterator[Ranking | ScoreError]:
-    """An answer for every row in order: unusable rows get their error, the others go to the scorer together."""
+def answer_rows(
+    scorer: Scorer, rows: Sequence[Row | ScoreError], unit: UnitRows, known: frozenset[str] = frozenset()
+) -> Iterator[Ranking | ScoreError]:
+    """An answer for every row in order: unusable rows get their error, the others go to the scorer together.
+
+    ``known``: digests of the queries that the heads were found on.
+    """
     requests = [request_of(row, unit, place) for place, row in enumerate(rows)]
     scored = scorer.rank_many(request for request in requests if isinstance(request, RankRequest))
     for request in requests:
-        yield next(scored) if isinstance(request, RankRequest) else request
+        yield flagged(next(scored), request, known) if isinstance(request, RankRequest) else request
+
+
+def flagged(answer: Ranking | ScoreError, request: RankRequest, known: frozenset[str]) -> Ranking | ScoreError:
+    """The answer, marked where its query is one of those ``known`` that the heads were found on."""
+    if isinstance(answer, ScoreError) or query_digest(request.query_id, request.query) not in known:
+        return answer
+    return replace(answer, flags=(*answer.flags, DETECTION_QUERY))
 
 
 def request_of(row: Row | ScoreError, unit: UnitRows, place: int) -> RankRequest | ScoreError:
@@ -85,5 +101,5 @@ def _metrics(answers: Sequence[Ranking | ScoreError], started: float) -> UnitMet
         errors=[answer for answer in answers if isinstance(answer, ScoreError)],
         prompt_tokens=sum(ranking.prompt_tokens for ranking in rankings),
         started=started,
-        uninformative=sum(bool(ranking.flags) for ranking in rankings),
+        uninformative=sum(UNINFORMATIVE_QUERY in ranking.flags for ranking in rankings),
     )

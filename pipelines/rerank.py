@@ -81,7 +81,7 @@ class RerankJob:
         scorer = replace(self.settings.scorer, order=plan.order, revision=facts.revision, dtype=facts.dtype)
         # Probing has compared the weights; hashing them again in every actor would read them all once more.
         scorer = replace(scorer, on_mismatch="ignore")
-        return partial(ranking_worker, scorer, plan.output_schema)
+        return partial(ranking_worker, scorer, plan.output_schema, facts.detection_queries)
 
     def side_files(self, plan: Plan, facts: ScorerIdentity) -> SideFiles:
         settings = self.settings

@@ -52,11 +52,11 @@ def probe(settings: ScorerSettings) -> ScorerIdentity:
     return open_scorer(settings).identity
 
 
-def ranking_worker(settings: ScorerSettings, schema: pa.Schema) -> UnitWorker:
-    """The worker of a re-ranking run, in this process."""
+def ranking_worker(settings: ScorerSettings, schema: pa.Schema, detection_queries: frozenset[str]) -> UnitWorker:
+    """The worker of a re-ranking run, in this process; it marks rankings of ``detection_queries``."""
     from pipelines.actors import UnitScorer  # torch, which reading and writing do not need
 
-    return UnitScorer(settings, schema)
+    return UnitScorer(settings, schema, detection_queries)
 
 
 def scorer_identity(affecting_output: dict[str, Any], facts: ScorerIdentity) -> dict[str, Any]:

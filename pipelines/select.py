@@ -27,9 +27,10 @@ from pipelines.storage import Storage, StorageOptions, absolute, join
 from pipelines.units import UnitRows, parquet_table, unit_uri
 from pipelines.work import UnitMetrics, UnitWorker
 from qrcore.errors import ConfigError, InputError, RunError, ScoreError
+from qrcore.records import DETECTION_QUERY
 
 JOB: Final = "select"
-_RANKING_COLUMNS: Final = ("query_id", "ranking", "source", "error")
+_RANKING_COLUMNS: Final = ("query_id", "ranking", "flags", "source", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +212,11 @@ class SelectWorker:
             why = ranked["error"]["message"] if ranked and ranked["error"] else "the run has no such row"
             return ScoreError("not_ranked", f"ranking: expected one, got none ({why})", stage="select")
         try:
-            return self._bundler.bundle(row, ranked["ranking"], carried)
+            bundle = self._bundler.bundle(row, ranked["ranking"], carried)
         except ScoreError as error:
             return error
+        seen = [DETECTION_QUERY] if DETECTION_QUERY in (ranked["flags"] or ()) else []
+        return {**bundle, "flags": [*bundle["flags"], *seen]}
 
     def _rankings(self, unit: UnitRows) -> dict[int, Row]:
         """The rankings of the unit's rows, by row number."""

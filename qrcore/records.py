@@ -10,6 +10,9 @@ Order = Literal["as_given", "reversed", "shuffled"]
 #: Flag of a ranking whose query equals the null query: there is nothing to calibrate against.
 UNINFORMATIVE_QUERY = "uninformative_query"
 
+#: Flag of a ranking whose query is one that the heads were found on: its judgements prove nothing of them.
+DETECTION_QUERY = "detection_query"
+
 
 class Span(NamedTuple):
     """A half-open range ``[start, stop)`` of token or character positions."""
@@ -74,7 +77,8 @@ class ScorerIdentity:
     ``revision``: the commit of a hub model; ``prompt``: all fields of the prompt format; ``setup_sha256``: of the
     configuration and the tokenizer's files; ``kept_layers`` of ``layers`` were loaded; ``max_tokens``: the longest
     prompt the model is made for; ``warnings``: what is not known or not right of the head set and the model;
-    ``detection_tokens``: quantiles of the prompts that the heads were found with, if the head set tells.
+    ``detection_tokens``: quantiles of the prompts that the heads were found with, and ``detection_queries`` the
+    queries, as :func:`qrcore.matching.query_digest` writes them, if the head set tells.
     """
 
     head_set_id: str
@@ -91,3 +95,4 @@ class ScorerIdentity:
     max_tokens: int
     warnings: tuple[str, ...] = ()
     detection_tokens: dict[str, int] | None = None
+    detection_queries: frozenset[str] = frozenset()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -49,6 +49,9 @@ class MeasuredRun(_Record):
     failed: int = Field(description="of these, queries whose row failed")
     unjudged: int = Field(description="queries of the run without judgements; they do not count")
     unnamed: int = Field(description="rows of the run without a query_id")
+    found_on: int = Field(
+        default=0, description="judged queries that the heads of the run were found on; measured because that was asked"
+    )
     gold_missing: int = Field(description="relevant documents that stand nowhere in the run's list of their query")
 
 
@@ -83,7 +86,8 @@ class Evaluation(_Record):
 
 @dataclass(frozen=True, slots=True)
 class EvaluateSettings:
-    """What evaluating is told. ``measures``: None takes the usual ones for what is measured."""
+    """What evaluating is told. ``measures``: None takes the usual ones for what is measured; ``detection_queries``:
+    whether queries that a run's heads were found on may be measured."""
 
     runs: tuple[str, ...]
     qrels: str
@@ -93,6 +97,7 @@ class EvaluateSettings:
     rounds: int
     trec: bool
     storage: StorageOptions
+    detection_queries: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +134,9 @@ def measure_all(settings: EvaluateSettings) -> tuple[Qrels, list[Measured]]:
         raise InputError(
             "runs: expected rankings only or bundles only, got both. Evaluate them apart: their measures differ."
         )
+    if not settings.detection_queries:
+        for uri, reading in readings:
+            _check_not_found_on(uri, reading, qrels)
     usual = BUNDLE_MEASURES if readings[0][1].kind == "bundle" else RANKING_MEASURES
     names = settings.measures or usual
     named = _distinct([reading.name for _, reading in readings])
@@ -143,14 +151,22 @@ def measure_all(settings: EvaluateSettings) -> tuple[Qrels, list[Measured]]:
     return qrels, measured
 
 
+def _check_not_found_on(uri: str, reading: Reading, qrels: Qrels) -> None:
+    seen = sorted(reading.found_on & qrels.keys())
+    if seen:
+        raise InputError(
+            f"run {uri}: expected queries that its heads have not seen, got {len(seen)} judged ones that they were "
+            f"found on ({', '.join(seen[:3])}{', …' if len(seen) > 3 else ''}), which says nothing of other queries. "
+            "Leave them out of the judgements, or say that you mean it (--allow-detection-queries)."
+        )
+
+
 def _distinct(names: Sequence[str]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, start=1)]
 
 
 def _renamed(reading: Reading, name: str) -> Reading:
-    return Reading(
-        name, reading.kind, reading.rankings, reading.sizes, reading.failed, reading.unnamed, reading.sources
-    )
+    return replace(reading, name=name)
 
 
 def evaluation_of(settings: EvaluateSettings, qrels: Qrels, measured: Sequence[Measured]) -> Evaluation:
@@ -183,6 +199,7 @@ def _measured_run(one: Measured, qrels: Qrels, settings: EvaluateSettings) -> Me
         failed=len(set(missing) & set(reading.failed)),
         unjudged=len(reading.rankings.keys() - qrels.keys()),
         unnamed=reading.unnamed,
+        found_on=len(reading.found_on & qrels.keys()),
         gold_missing=sum(_gold_missing(qrels[query_id], reading, query_id) for query_id in qrels),
     )
 

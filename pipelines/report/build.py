@@ -18,6 +18,7 @@ from pipelines.plan import Plan
 from pipelines.report import model
 from pipelines.report.costs import cost_of
 from qrcore.matching import length_warnings
+from qrcore.records import DETECTION_QUERY
 
 _EXAMPLES_PER_CODE: Final = 3
 _EXAMPLES_WITHOUT_LABELS: Final = 3
@@ -48,11 +49,12 @@ class RunFacts:
 
 @dataclass(slots=True)
 class _Orders:
-    """Doc ids best first, per judged query."""
+    """Doc ids best first, per judged query; ``seen``: judged queries that the heads were found on."""
 
     first_stage: dict[str, list[str]] = field(default_factory=dict)
     reranked: dict[str, list[str]] = field(default_factory=dict)
     rows: dict[str, tuple[str, int]] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
 
 
 class ReportBuilder:
@@ -101,6 +103,9 @@ class ReportBuilder:
             if item["input_rank"] <= _MOVEMENT_DEPTH and item["rank"] <= _MOVEMENT_DEPTH:
                 self._moves[(item["input_rank"], item["rank"])] += 1
         query_id = row["query_id"]
+        if self._qrels and query_id in self._qrels and DETECTION_QUERY in (row["flags"] or ()):
+            self._orders.seen.add(query_id)
+            return
         if len(self._orders.rows) < _EXAMPLES_WITHOUT_LABELS or (self._qrels and query_id in self._qrels):
             by_input = sorted(ranking, key=_first_stage_place)
             self._orders.first_stage[query_id] = [item["doc_id"] for item in by_input]
@@ -200,9 +205,12 @@ class ReportBuilder:
         if not self._qrels or qrels_uri is None:
             return None
         orders, scored = self._orders, self._judged_and_scored()
-        missing = len(self._qrels) - len(scored)
+        seen = len(orders.seen)
+        missing = len(self._qrels) - len(scored) - seen
         if not scored:
-            return model.Quality(qrels=qrels_uri, judged_queries=0, missing_queries=missing, measures=())
+            return model.Quality(
+                qrels=qrels_uri, judged_queries=0, missing_queries=missing, detection_queries=seen, measures=()
+            )
         fused = {q: reciprocal_rank_fusion([orders.first_stage[q], orders.reranked[q]]) for q in scored}
         before, after, both = (evaluate(scored, run) for run in (orders.first_stage, orders.reranked, fused))
         measures = []
@@ -220,7 +228,11 @@ class ReportBuilder:
                 )
             )
         return model.Quality(
-            qrels=qrels_uri, judged_queries=len(scored), missing_queries=missing, measures=tuple(measures)
+            qrels=qrels_uri,
+            judged_queries=len(scored),
+            missing_queries=missing,
+            detection_queries=seen,
+            measures=tuple(measures),
         )
 
     def _judged_and_scored(self) -> Qrels:

@@ -222,6 +222,9 @@ class Quality(_Record):
     missing_queries: Count | None = Field(
         default=None, description="queries with judgements that failed or are not in the input"
     )
+    detection_queries: Count = Field(
+        default=0, description="scored queries that the heads were found on; the measures leave them out, since 1.1"
+    )
     measures: tuple[Measure, ...] = Field(description="measures, the most important first")
 
 

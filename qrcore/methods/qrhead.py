@@ -101,6 +101,7 @@ class QRHeadScorer:
             max_tokens=self.max_tokens,
             warnings=self.warnings,
             detection_tokens=self.heads.prompt_tokens,
+            detection_queries=frozenset(self.heads.detection_queries or ()),
         )
 
     def score(self, query: str, docs: Sequence[Document]) -> list[float]:
