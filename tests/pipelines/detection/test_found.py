@@ -137,7 +137,9 @@ def test_what_a_user_should_know() -> None:
     assert "5 examples are few" in warnings(_found(few), few)[0]
     noise = _examples(
         [
-            row_from_values(f"q{n}", HeadValues("dev", 9, 1, 0, {"qrscore": [(-1.0) ** n] * 6}, 9, "x", "d"), Source("f", n))
+            row_from_values(
+                f"q{n}", HeadValues("dev", 9, 1, 0, {"qrscore": [(-1.0) ** n] * 6}, 9, "x", "d"), Source("f", n)
+            )
             for n in range(20)
         ]
     )
