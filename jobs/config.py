@@ -90,6 +90,27 @@ class ScoringConfig(Section):
     )
 
 
+class EngineConfig(Section):
+    """How actors use their machine; scores change by rounding at most."""
+
+    pack_tokens: int = setting(
+        4096,
+        "Tokens of short prompts that share a pass; 0: each alone, so that no neighbour changes the rounding.",
+        affects_output=True,
+        ge=0,
+    )
+    chunk_tokens: int = setting(2048, "Tokens that go through a layer at once.", affects_output=True, gt=0)
+    memory_bytes: int | None = setting(
+        None,
+        "Bytes that weights and a pass may take together; rows that are predicted to need more fail. Empty: no limit.",
+        affects_output=True,
+        gt=0,
+    )
+    attention_kernel: Literal["auto", "flash", "cudnn", "efficient", "math"] = setting(
+        "auto", "Attention kernel of a GPU; auto: torch chooses.", affects_output=True
+    )
+
+
 class ReportConfig(Section):
     """What the report shows."""
 
@@ -123,6 +144,12 @@ class ActorsConfig(Section):
     cpus: float = setting(1.0, "CPUs that Ray reserves for one actor.", affects_output=False, gt=0)
     gpus: float = setting(0.0, "GPUs that Ray reserves for one actor.", affects_output=False, ge=0)
     threads: int = setting(1, "CPU threads of torch in one actor.", affects_output=False, gt=0)
+    tokenisers: int | None = setting(
+        None,
+        "Actors of one CPU each that tokenise ahead; empty: as many as scoring actors with GPUs, else none.",
+        affects_output=False,
+        ge=0,
+    )
     start_timeout_s: float = setting(
         600.0, "Seconds to wait for a node that can hold an actor.", affects_output=False, gt=0
     )
@@ -184,6 +211,7 @@ class RerankConfig(Section):
     output: OutputConfig
     model: ModelConfig = Field(default_factory=ModelConfig)
     scoring: ScoringConfig = Field(default_factory=ScoringConfig)
+    engine: EngineConfig = Field(default_factory=EngineConfig)
     join: bool = setting(False, "Help another driver that works on the same run.", affects_output=False, flag="--join")
     qrels: str | None = setting(
         None, "Judgements (Parquet) for the report's quality table.", affects_output=False, flag="--qrels", uri=True

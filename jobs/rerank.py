@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from jobs.config import RerankConfig, StorageConfig, holds_credentials
+from jobs.config import ActorsConfig, RerankConfig, StorageConfig, holds_credentials
 from jobs.settings import flatten
 from qrcore.errors import ConfigError
 from qrcore.shipped import EMBEDDED_MODELS
@@ -68,7 +68,7 @@ def pipeline_settings(config: RerankConfig, environment: Mapping[str, str] = Map
     model.
     """
     from pipelines.rerank import RerankSettings
-    from pipelines.scorers import ScorerSettings
+    from pipelines.scorers import EngineOptions, ScorerSettings
 
     affecting_output = flatten(config, only_affecting_output=True)
     config = for_every_node(config, environment)
@@ -84,6 +84,7 @@ def pipeline_settings(config: RerankConfig, environment: Mapping[str, str] = Map
             device=model.device,
             on_mismatch=model.on_mismatch,
             threads=config.actors.threads,
+            engine=EngineOptions(**config.engine.model_dump()),
             **scoring,
         ),
         order=config.scoring.order,
@@ -91,6 +92,13 @@ def pipeline_settings(config: RerankConfig, environment: Mapping[str, str] = Map
         qrels=config.qrels,
         examples=config.report.examples,
     )
+
+
+def _encoders(actors: ActorsConfig) -> int:
+    """On a machine without GPUs tokenising takes the CPUs that would score."""
+    if actors.tokenisers is not None:
+        return actors.tokenisers
+    return actors.count if actors.gpus else 0
 
 
 def run_settings(config: RerankConfig | DetectConfig, affecting_output: dict[str, Any]) -> RunSettings:
@@ -107,7 +115,7 @@ def run_settings(config: RerankConfig | DetectConfig, affecting_output: dict[str
         skip_bad_files=config.input.on_bad_file == "skip",
         unit_bytes=config.units.max_bytes,
         unit_rows=config.units.max_rows,
-        pool=PoolSettings(config.actors.count, config.actors.cpus, config.actors.gpus),
+        pool=PoolSettings(config.actors.count, config.actors.cpus, config.actors.gpus, _encoders(config.actors)),
         cluster=ClusterSettings(config.cluster.address),
         storage=StorageOptions(**config.storage.model_dump()),
         config=flatten(config),

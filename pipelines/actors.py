@@ -14,20 +14,20 @@ from pipelines.rows import (
     Row,
     Source,
     carried_columns,
-    duplicate_query_id,
     query_id_of,
     read_input_rows,
-    request_from_row,
+    request_of,
     row_from_answer,
     table_from_rows,
 )
 from pipelines.schemas import RANKING_FIELDS
 from pipelines.scorers import ScorerSettings
-from pipelines.units import UnitRows
+from pipelines.units import Encoded, UnitRows
 from pipelines.work import UnitMetrics
 from qrcore.contracts.scorer import Scorer
+from qrcore.engine import EngineSettings
 from qrcore.errors import ScoreError
-from qrcore.loading import load_scorer
+from qrcore.loading import load_encoder, load_scorer
 from qrcore.matching import query_digest
 from qrcore.models import use_threads
 from qrcore.records import DETECTION_QUERY, UNINFORMATIVE_QUERY, Ranking, RankRequest
@@ -40,7 +40,7 @@ def open_scorer(settings: ScorerSettings) -> Scorer:
     use_threads(settings.threads)
     arguments: dict[str, Any] = asdict(settings)
     del arguments["threads"]
-    return load_scorer(**arguments)
+    return load_scorer(**{**arguments, "engine": EngineSettings(**arguments["engine"])})
 
 
 class UnitScorer:
@@ -67,6 +67,29 @@ class UnitScorer:
         return table, _metrics(answers, started)
 
 
+class RequestUnitEncoder:
+    """See :class:`pipelines.encoding.UnitEncoder`; for the scorer of the same settings."""
+
+    def __init__(self, settings: ScorerSettings) -> None:
+        self._encoder = load_encoder(
+            model=settings.model,
+            revision=settings.revision,
+            heads=settings.heads,
+            prompt=settings.prompt,
+            null_query=settings.null_query,
+            query_span=settings.query_span,  # type: ignore[arg-type]
+            order=settings.order,  # type: ignore[arg-type]
+            document_special_tokens=settings.document_special_tokens,  # type: ignore[arg-type]
+            allow_sliding_window=settings.allow_sliding_window,
+        )
+
+    def encode(self, unit: UnitRows) -> Encoded:
+        """What each row asks in tokens, or why it cannot be answered, in order."""
+        asked = [request_of(row, unit, place) for place, row in enumerate(read_input_rows(unit.table))]
+        encoded = self._encoder.encode_many(one for one in asked if isinstance(one, RankRequest))
+        return tuple(next(encoded) if isinstance(one, RankRequest) else one for one in asked)
+
+
 def answer_rows(
     scorer: Scorer, rows: Sequence[Row | ScoreError], unit: UnitRows, known: frozenset[str] = frozenset()
 ) -> Iterator[Ranking | ScoreError]:
@@ -74,24 +97,25 @@ def answer_rows(
 
     ``known``: digests of the queries that the heads were found on.
     """
+    for row, answer in zip(rows, _answers(scorer, rows, unit), strict=True):
+        yield flagged(answer, row, known) if isinstance(answer, Ranking) else answer
+
+
+def _answers(scorer: Scorer, rows: Sequence[Row | ScoreError], unit: UnitRows) -> Iterator[Ranking | ScoreError]:
+    if unit.encoded is not None:
+        yield from scorer.rank_encoded(unit.encoded)
+        return
     requests = [request_of(row, unit, place) for place, row in enumerate(rows)]
     scored = scorer.rank_many(request for request in requests if isinstance(request, RankRequest))
     for request in requests:
-        yield flagged(next(scored), request, known) if isinstance(request, RankRequest) else request
+        yield next(scored) if isinstance(request, RankRequest) else request
 
 
-def flagged(answer: Ranking | ScoreError, request: RankRequest, known: frozenset[str]) -> Ranking | ScoreError:
+def flagged(answer: Ranking, row: Row | ScoreError, known: frozenset[str]) -> Ranking:
     """The answer, marked where its query is one of those ``known`` that the heads were found on."""
-    if isinstance(answer, ScoreError) or query_digest(request.query_id, request.query) not in known:
+    if not known or isinstance(row, ScoreError) or query_digest(row["query_id"], row["query"]) not in known:
         return answer
     return replace(answer, flags=(*answer.flags, DETECTION_QUERY))
-
-
-def request_of(row: Row | ScoreError, unit: UnitRows, place: int) -> RankRequest | ScoreError:
-    """What the row at ``place`` of a unit asks, or why it cannot be answered."""
-    if isinstance(row, ScoreError):
-        return row
-    return duplicate_query_id(row) if unit.first_row + place in unit.duplicates else request_from_row(row)
 
 
 def _metrics(answers: Sequence[Ranking | ScoreError], started: float) -> UnitMetrics:

@@ -33,6 +33,8 @@ _SPARE_CPUS: Final = 2
 _WAITING_LINE_EVERY_S: Final = 10.0
 #: What reading, writing and inspecting take, per task.
 LIGHT_TASK_CPUS: Final = 0.5
+#: One thread tokenises.
+ENCODER_CPUS: Final = 1.0
 #: Constructions of an actor, or of the probe, that may die in a row before the run is given up.
 START_ATTEMPTS: Final = 3
 #: Errors of Ray that carry what a task raised; every other one tells of a lost worker, node or object.
@@ -221,7 +223,7 @@ def telling_line(error: RayError) -> str:
     return lines[-1] if getattr(error, "actor_init_failed", False) else lines[0]
 
 
-def check_resources(actors: int, cpus_per_actor: float, gpus_per_actor: float) -> None:
+def check_resources(actors: int, cpus_per_actor: float, gpus_per_actor: float, encoders: int = 0) -> None:
     """Refuse a pool that would leave no CPU for reading, or an actor that no node can hold: Ray would wait for ever.
 
     Raises :class:`ConfigError` for resources this cluster does not have, :class:`IncompleteRunError` if it has nodes
@@ -230,11 +232,12 @@ def check_resources(actors: int, cpus_per_actor: float, gpus_per_actor: float) -
     have = ray.cluster_resources()
     if not have.get("CPU"):
         raise IncompleteRunError("Ray: expected nodes with CPUs, found none alive. Run the same command again later.")
-    need_cpus = actors * cpus_per_actor + 2 * LIGHT_TASK_CPUS
+    need_cpus = actors * cpus_per_actor + encoders * ENCODER_CPUS + 2 * LIGHT_TASK_CPUS
     if need_cpus > have["CPU"]:
+        ahead = f", {encoders} actors that tokenise" if encoders else ""
         raise ConfigError(
-            f"resources: {actors} actors x {cpus_per_actor:g} CPUs and reading need {need_cpus:g} CPUs, the cluster "
-            f"has {have['CPU']:g}. Use fewer actors or fewer CPUs each."
+            f"resources: {actors} actors x {cpus_per_actor:g} CPUs{ahead} and reading need {need_cpus:g} CPUs, the "
+            f"cluster has {have['CPU']:g}. Use fewer actors or fewer CPUs each."
         )
     if actors * gpus_per_actor > have.get("GPU", 0):
         raise ConfigError(

@@ -10,12 +10,21 @@ from typing import Any, Final, Literal
 
 import pyarrow as pa
 
+from pipelines.encoding import UnitEncoder
 from pipelines.inputs import FileSurvey
 from pipelines.labels import Qrels, load_qrels
 from pipelines.plan import Plan
 from pipelines.run import Observer, RunResult, RunSettings, run_job
 from pipelines.schemas import Carry, carried_fields, ranking_schema
-from pipelines.scorers import ScorerSettings, on_requested_device, probe, ranking_worker, scorer_identity, scorer_record
+from pipelines.scorers import (
+    ScorerSettings,
+    on_requested_device,
+    probe,
+    ranking_worker,
+    request_encoder,
+    scorer_identity,
+    scorer_record,
+)
 from pipelines.side_files import SideFiles, SideFileSettings
 from pipelines.work import UnitWorker
 from qrcore.records import ScorerIdentity
@@ -82,6 +91,9 @@ class RerankJob:
         # Probing has compared the weights; hashing them again in every actor would read them all once more.
         scorer = replace(scorer, on_mismatch="ignore")
         return partial(ranking_worker, scorer, plan.output_schema, facts.detection_queries)
+
+    def encoder(self, facts: ScorerIdentity, plan: Plan) -> Callable[[], UnitEncoder]:
+        return partial(request_encoder, replace(self.settings.scorer, order=plan.order, revision=facts.revision))
 
     def side_files(self, plan: Plan, facts: ScorerIdentity) -> SideFiles:
         settings = self.settings

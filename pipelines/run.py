@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar, runtime_checkable
 
 import pyarrow as pa
 
@@ -35,6 +35,7 @@ from pipelines.commit import (
     read_back,
     side_object,
 )
+from pipelines.encoding import UnitEncoder
 from pipelines.identity import code_version, content_hash, input_hash, package_versions, run_id
 from pipelines.inputs import FileSurvey, list_inputs
 from pipelines.lease import held, leases
@@ -134,6 +135,15 @@ class Job(Protocol[Facts]):
         ...
 
 
+@runtime_checkable
+class EncodesAhead(Protocol):
+    """A job whose units can be tokenised before they come to its workers."""
+
+    def encoder(self, facts: Any, plan: Plan) -> Callable[[], UnitEncoder]:
+        """What makes an encoder in an actor; travels there."""
+        ...
+
+
 class PlannedUnit(Protocol):
     """A unit of a plan, as far as an observer needs it."""
 
@@ -194,7 +204,8 @@ def run_job(job: Job[Facts], settings: RunSettings, observer: Observer) -> RunRe
     files = chosen.files if chosen else list_inputs(settings.inputs, settings.storage)
     with ray_session(settings.cluster):
         refuse_local_files_on_many_nodes((*settings.inputs, settings.output), shared=settings.storage.shared)
-        check_resources(settings.pool.actors, settings.pool.cpus_per_actor, settings.pool.gpus_per_actor)
+        pool = settings.pool
+        check_resources(pool.actors, pool.cpus_per_actor, pool.gpus_per_actor, pool.encoders)
         return _Run.of(job, settings, files, chosen, observer).finish()
 
 
@@ -317,7 +328,8 @@ class _Run(Generic[Facts]):
 
     def _work(self, plan: Plan, done: set[str], *, from_the_end: bool) -> dict[str, float]:
         """Do what is not done yet; seconds of writing by unit."""
-        todo = [unit for unit in plan.units if unit.unit_id not in done]
+        # The longest first: what is begun last ends soon, so that no actor is left alone with a long unit.
+        todo = sorted((unit for unit in plan.units if unit.unit_id not in done), key=lambda unit: -unit.tokens)
         if from_the_end:
             todo.reverse()
         seconds: dict[str, float] = {}
@@ -341,7 +353,8 @@ class _Run(Generic[Facts]):
             settings.pool, settings.storage, self.driver, settings.skip_bad_files, settings.max_killer_rows
         )
         allow_silence(longest_silence_s(todo, settings.start_timeout_s))
-        return do_units(plan, todo, self.uri, self.job.worker(self.facts, plan), work)
+        encoder = self.job.encoder(self.facts, plan) if isinstance(self.job, EncodesAhead) else None
+        return do_units(plan, todo, self.uri, self.job.worker(self.facts, plan), work, encoder)
 
     def _left(self, units: Sequence[Unit]) -> list[Unit]:
         done = find_done(self.storage, self.uri)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import pyarrow as pa
 
+from pipelines.encoding import UnitEncoder
 from pipelines.work import PoolSettings, UnitWorker
 from qrcore.records import ScorerIdentity
 
@@ -14,6 +15,16 @@ from qrcore.records import ScorerIdentity
 _RESOLVED_BY_PROBE: Final = frozenset(
     {"model.id", "model.revision", "model.heads", "model.dtype", "model.device", "scoring.prompt", "compare"}
 )
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """The fields of :class:`qrcore.engine.EngineSettings`, for processes without torch."""
+
+    pack_tokens: int = 4096
+    chunk_tokens: int = 2048
+    memory_bytes: int | None = None
+    attention_kernel: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,7 @@ class ScorerSettings:
     on_mismatch: str = "refuse"
     depth: str = "heads"
     threads: int = 1
+    engine: EngineOptions = field(default_factory=EngineOptions)
 
 
 def on_requested_device(settings: ScorerSettings, pool: PoolSettings) -> ScorerSettings:
@@ -57,6 +69,13 @@ def ranking_worker(settings: ScorerSettings, schema: pa.Schema, detection_querie
     from pipelines.actors import UnitScorer  # torch, which reading and writing do not need
 
     return UnitScorer(settings, schema, detection_queries)
+
+
+def request_encoder(settings: ScorerSettings) -> UnitEncoder:
+    """What tokenises for the scorer of these settings, in this process."""
+    from pipelines.actors import RequestUnitEncoder  # torch, which reading and writing do not need
+
+    return RequestUnitEncoder(settings)
 
 
 def scorer_identity(affecting_output: dict[str, Any], facts: ScorerIdentity) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from pipelines.actors import open_scorer, request_of, unit_metrics
+from pipelines.actors import open_scorer, unit_metrics
 from pipelines.detection.examples import answered, check_relevant, read_example, relevance_of, relevant_elsewhere
 from pipelines.detection.rows import HEAD_VALUES_SCHEMA, HeadValues, row_from_values
 from pipelines.identity import content_hash
 from pipelines.labels import Qrels
-from pipelines.rows import Row, Source, query_id_of, read_input_rows
+from pipelines.rows import Row, Source, query_id_of, read_input_rows, request_of
 from pipelines.scorers import ScorerSettings
 from pipelines.splits import Part, part_of
 from pipelines.units import UnitRows
