@@ -146,7 +146,7 @@ class ActorsConfig(Section):
     threads: int = setting(1, "CPU threads of torch in one actor.", affects_output=False, gt=0)
     tokenisers: int | None = setting(
         None,
-        "Actors of one CPU each that tokenise ahead; empty: as many as scoring actors with GPUs, else none.",
+        "Actors of half a CPU each that tokenise ahead; empty: as many as scoring actors with GPUs, else none.",
         affects_output=False,
         ge=0,
     )

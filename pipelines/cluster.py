@@ -33,8 +33,8 @@ _SPARE_CPUS: Final = 2
 _WAITING_LINE_EVERY_S: Final = 10.0
 #: What reading, writing and inspecting take, per task.
 LIGHT_TASK_CPUS: Final = 0.5
-#: One thread tokenises.
-ENCODER_CPUS: Final = 1.0
+#: What an actor that tokenises reserves: it waits for the scorers most of the time.
+ENCODER_CPUS: Final = 0.5
 #: Constructions of an actor, or of the probe, that may die in a row before the run is given up.
 START_ATTEMPTS: Final = 3
 #: Errors of Ray that carry what a task raised; every other one tells of a lost worker, node or object.

@@ -40,8 +40,8 @@ _SLOWEST_TOKENS_PER_S: Final = 20.0
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
-    """The actors that hold a model: how many, and what each takes of the cluster; ``encoders``: actors of one CPU each
-    that tokenise ahead of them, where the job lets them."""
+    """The actors that hold a model: how many, and what each takes of the cluster; ``encoders``: actors that
+    tokenise ahead of them, where the job lets them."""
 
     actors: int = 2
     cpus_per_actor: float = 1.0

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +27,7 @@ _MOVEMENT_DEPTH: Final = 20
 _BINS: Final = 20
 # A pause between units that is longer than this is downtime, not work.
 _BRIDGED_GAP_S: Final = 10.0
+_SPAN: Final = ("started_at", "finished_at")
 _BOOTSTRAP_SEED: Final = 20250609
 _MEASURE_NAMES: Final = {"ndcg@10": "nDCG@10"}
 _SUMMED: Final = ("rows", "scored", "failed", "uninformative", "prompt_tokens")
@@ -301,9 +303,7 @@ def _unit(footer: Mapping[str, Any], write_seconds: Mapping[str, float]) -> mode
 
 def _wall_seconds(footers: Sequence[Mapping[str, Any]]) -> float:
     """Seconds in which units were being scored: a resumed run is not charged for the time it lay still."""
-    spans = sorted(
-        tuple(datetime.fromisoformat(footer[key]) for key in ("started_at", "finished_at")) for footer in footers
-    )
+    spans = sorted(tuple(datetime.fromisoformat(footer[key]) for key in _SPAN) for footer in footers)
     seconds, busy_until = 0.0, None
     for start, end in spans:
         if busy_until is None or (start - busy_until).total_seconds() > _BRIDGED_GAP_S:
@@ -311,6 +311,18 @@ def _wall_seconds(footers: Sequence[Mapping[str, Any]]) -> float:
         seconds += max(0.0, (end - busy_until).total_seconds())
         busy_until = max(busy_until, end)
     return seconds
+
+
+def idle_seconds(footers: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds that actors stood still between two of their units, all actors together; a run's pauses do not count."""
+    spans: dict[tuple[str, int], list[tuple[datetime, datetime]]] = defaultdict(list)
+    for footer in footers:
+        start, end = (datetime.fromisoformat(footer[key]) for key in _SPAN)
+        spans[footer["node"], footer["actor_pid"]].append((start, end))
+    gaps = [
+        (after[0] - before[1]).total_seconds() for mine in spans.values() for before, after in pairwise(sorted(mine))
+    ]
+    return sum(gap for gap in gaps if 0.0 < gap <= _BRIDGED_GAP_S)
 
 
 def distribution(values: Sequence[float]) -> model.Distribution:

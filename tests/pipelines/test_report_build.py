@@ -12,7 +12,7 @@ import pytest
 from pipelines.commit import CommittedObject, StoredUnit
 from pipelines.labels import Qrels
 from pipelines.plan import Plan, Unit, encode_schema
-from pipelines.report.build import ReportBuilder, RunFacts, distribution
+from pipelines.report.build import ReportBuilder, RunFacts, distribution, idle_seconds
 from pipelines.report.costs import cost_of
 from pipelines.report.html import render_report
 from pipelines.report.model import RunReport
@@ -188,3 +188,14 @@ def test_without_a_rate_hours_are_told_and_no_price() -> None:
     assert cost is not None
     assert (cost.cpu_hours, cost.gpu_hours, cost.total, cost.per_1000_queries) == (1.5, 0.5, None, None)
     assert cost_of({}, [], 1.0) is None
+
+
+def test_actors_stand_still_between_their_own_units_and_not_while_the_run_lies_still() -> None:
+    def footer(actor: int, start: float, end: float) -> dict[str, Any]:
+        times = [(START + timedelta(seconds=second)).isoformat() for second in (start, end)]
+        return {"node": "n", "actor_pid": actor, "started_at": times[0], "finished_at": times[1]}
+
+    first = [footer(1, 3.5, 5.0), footer(1, 0.0, 2.0), footer(1, 100.0, 101.0)]  # 1.5 s, then a pause of the run
+    second = [footer(2, 1.0, 4.0), footer(2, 4.25, 9.0)]
+    assert idle_seconds([*second, *first]) == pytest.approx(1.75)
+    assert idle_seconds([]) == 0.0
