@@ -73,6 +73,7 @@ $(HEADS)/lists/.built: tests/benchmarks/head_lists.py tests/benchmarks/embedded_
 study: venv $(LISTS)/.built $(HEADS)/lists/.built
 	$(BIN)/python -m tests.benchmarks.embedded_study --lists $(LISTS)
 	$(BIN)/python -m tests.benchmarks.head_study --lists $(HEADS)/lists --work $(HEADS)
+	$(BIN)/python -m tests.benchmarks.precision --lists $(HEADS)/lists
 
 lock: venv
 	{ echo "# Exact versions of everything that make venv installs (Python 3.11, Linux). Written by: make lock"; \
