@@ -153,6 +153,7 @@ def cut_units(
 ) -> tuple[Unit, ...]:
     """Units of at most ``max_bytes`` decoded text and ``max_rows`` rows; a larger row is a unit of its own.
 
+    Neighbouring rows over the same candidates stay together where one unit can hold them: they share a forward pass.
     A row above ``largest_row`` bytes is marked too large. ``chosen``: rows by file URI, None for all.
     """
     seen: set[bytes] = set()
@@ -163,7 +164,7 @@ def cut_units(
         rows = None if chosen is None else chosen.get(survey.file.uri, frozenset())
         # A row that is too large must be alone, whatever a unit may hold: it is an error without being read.
         sizes = np.where(survey.row_bytes > largest_row, max_bytes + 1, survey.row_bytes)
-        for start, stop in _ranges(sizes, max_bytes, max_rows, rows):
+        for start, stop in _ranges(sizes, survey.list_digests, max_bytes, max_rows, rows):
             units.append(
                 Unit(
                     unit_id=unit_id(config_hash, survey.file, start, stop),
@@ -189,13 +190,15 @@ def _duplicates(digests: Sequence[bytes], seen: set[bytes]) -> list[int]:
 
 
 def _ranges(
-    row_bytes: np.ndarray, max_bytes: int, max_rows: int, chosen: frozenset[int] | None
+    row_bytes: np.ndarray, lists: np.ndarray, max_bytes: int, max_rows: int, chosen: frozenset[int] | None
 ) -> Iterator[tuple[int, int]]:
     rows = range(len(row_bytes)) if chosen is None else sorted(chosen)
+    together = _together(row_bytes, lists, max_bytes, max_rows)
     start, stop, size = -1, -1, 0
     for row in rows:
         row_size = int(row_bytes[row])
-        full = size + row_size > max_bytes or row - start >= max_rows
+        bytes_ahead, rows_ahead = together.get(row, (row_size, 1))
+        full = size + bytes_ahead > max_bytes or row + rows_ahead - start > max_rows
         if start >= 0 and (row != stop or full):
             yield start, stop
             start = -1
@@ -204,6 +207,21 @@ def _ranges(
         stop, size = row + 1, size + row_size
     if start >= 0:
         yield start, stop
+
+
+def _together(row_bytes: np.ndarray, lists: np.ndarray, max_bytes: int, max_rows: int) -> dict[int, tuple[int, int]]:
+    """Bytes and number of neighbouring rows over the same candidates, by the first of them, where a unit can hold
+    them all."""
+    if not len(lists):
+        return {}
+    firsts = np.flatnonzero(np.concatenate([[True], lists[1:] != lists[:-1]]))
+    counts = np.diff(np.append(firsts, len(lists)))
+    sizes = np.add.reduceat(row_bytes, firsts)
+    held = (counts > 1) & (counts <= max_rows) & (sizes <= max_bytes)
+    return {
+        int(first): (int(size), int(count))
+        for first, size, count in zip(firsts[held], sizes[held], counts[held], strict=True)
+    }
 
 
 def store_plan(storage: Storage, run_uri: str, plan: Plan) -> Plan:
