@@ -243,12 +243,15 @@ def show_estimate(console: Console, found: Estimate, actors: int) -> None:
         show_line(console, "  hours unknown: no committed run of this name tells how fast it is; give --tokens-per-s")
     else:
         show_line(console, f"  about {found.hours:.2f} h at {found.tokens_per_s:,.0f} tokens/s")
-    if found.actor_bytes is None or found.model_bytes is None or found.prompt_bytes is None:
-        show_line(console, "  memory of an actor unknown: the weights are not on this machine")
-        return
+    memory = found.memory
+    parts = {
+        "weights": memory.weights,
+        f"a pass of {found.pass_tokens:,} tokens": memory.tokens + memory.chunk,
+        "attention of the heads": memory.readings,
+        "texts of a unit": found.text_bytes,
+    }
     show_line(
-        console,
-        f"  about {found.actor_bytes / _GIB:.2f} GiB an actor: {found.model_bytes / _GIB:.2f} weights, "
-        f"{found.prompt_bytes / _GIB:.2f} the longest prompt, {found.text_bytes / _GIB:.2f} a unit's text; {actors} "
-        "actors",
+        console, f"  about {found.actor_bytes / _GIB:.2f} GiB for each of {actors} actors, Python and torch beside it:"
     )
+    for name, size in parts.items():
+        show_line(console, f"    {size / _GIB:6.2f} GiB  {name}")

@@ -69,13 +69,7 @@ def _connect(settings: ClusterSettings) -> None:
         # cluster gets a token of its own instead, which ends with it.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(
-            address="local",  # without an address Ray joins whatever RAY_ADDRESS or an earlier "ray start" names
-            num_cpus=_cores() + _SPARE_CPUS,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        _start()
         return
     try:
         ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR)
@@ -83,6 +77,25 @@ def _connect(settings: ClusterSettings) -> None:
         raise ConfigError(
             f"Ray address {settings.address!r}: expected a cluster that answers; {error}. "
             "Start it, correct the address, or leave the address out to run on this machine."
+        ) from error
+
+
+def _start() -> None:
+    try:
+        ray.init(
+            address="local",  # without an address Ray joins whatever RAY_ADDRESS or an earlier "ray start" names
+            num_cpus=_cores() + _SPARE_CPUS,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except Exception as error:
+        # Ray has no class of its own for a machine that is too busy to start it in time.
+        if type(error) is not Exception or "timed out during startup" not in str(error):
+            raise
+        raise IncompleteRunError(
+            "Ray: expected to start on this machine within its time, it did not; the machine may be too busy. Run the "
+            "same command again when it is not."
         ) from error
 
 

@@ -91,6 +91,7 @@ def test_the_configuration_runs_as_written(tmp_path: Path) -> None:
     run = shell(planned, tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "2 files, 3 rows in 2 units" in run.stdout
+    assert "GiB  weights" in run.stdout and "GiB for each of 2 actors" in run.stdout
     run = shell(first, tmp_path)
     assert run.returncode == 3, run.stdout + run.stderr
     (manifest,) = (tmp_path / "runs").glob("nightly-*/_manifest.json")
