@@ -13,7 +13,13 @@ from ray.util.metrics import Counter, Gauge, Histogram
 _TAGS: Final = ("job", "name")
 _SECONDS: Final = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000]
 #: Stages of a unit, by the field of its record.
-STAGES: Final = {"read_s": "read", "wait_s": "wait", "score_s": "score", "write_s": "write"}
+STAGES: Final = {
+    "read_s": "read",
+    "wait_s": "wait",
+    "tokenise_s": "tokenise",
+    "score_s": "score",
+    "write_s": "write",
+}
 
 
 class RunMetrics:
@@ -26,7 +32,12 @@ class RunMetrics:
         self._tokens = Counter("qrbatch_prompt_tokens", "Tokens run through the model.", _TAGS)
         self._units = Counter("qrbatch_units", "Units written.", _TAGS)
         self._planned = Gauge("qrbatch_planned_units", "Units that this driver has to do.", _TAGS)
-        self._seconds = Histogram("qrbatch_unit_seconds", "Seconds of a unit by stage.", _SECONDS, (*_TAGS, "stage"))
+        self._seconds = Histogram(
+            "qrbatch_unit_seconds",
+            "Seconds of a unit by stage; tokenise is a part of score.",
+            _SECONDS,
+            (*_TAGS, "stage"),
+        )
         self._memory = Gauge("qrbatch_actor_memory_bytes", "Largest resident memory of an actor.", (*_TAGS, "actor"))
         self._gpu_memory = Gauge(
             "qrbatch_gpu_memory_bytes", "Largest memory that torch took of an actor's GPU.", (*_TAGS, "actor")

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-import numpy as np
-
 from pipelines.commit import StoredUnit
 from pipelines.labels import Qrels
-from pipelines.measures import DEFAULT_MEASURES, evaluate, paired_bootstrap, reciprocal_rank_fusion
 from pipelines.plan import Plan
 from pipelines.report import model
 from pipelines.report.costs import cost_of
+from pipelines.report.distributions import distribution as distribution
+from pipelines.report.pace import throughput, unit_of, wall_seconds
+from pipelines.report.quality import JudgedOrders, QueryTexts
+from pipelines.report.records import ErrorExample, ErrorGroup, Run, SourceRow
 from qrcore.matching import length_warnings
 
 _EXAMPLES_PER_CODE: Final = 3
-_EXAMPLES_WITHOUT_LABELS: Final = 3
 _MOVEMENT_DEPTH: Final = 20
-_BINS: Final = 20
-# A pause between units that is longer than this is downtime, not work.
-_BRIDGED_GAP_S: Final = 10.0
-_BOOTSTRAP_SEED: Final = 20250609
-_MEASURE_NAMES: Final = {"ndcg@10": "nDCG@10"}
-_SUMMED: Final = ("rows", "scored", "failed", "uninformative", "prompt_tokens")
-
-#: Looks up query texts: query_id -> (input URI, row) to query_id -> text.
-QueryTexts = Callable[[Mapping[str, tuple[str, int]]], Mapping[str, str]]
+_SUMMED: Final = ("rows", "scored", "failed", "uninformative")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +37,16 @@ class RunFacts:
     qrels_uri: str | None
 
 
-@dataclass(slots=True)
-class _Orders:
-    """Doc ids best first, per judged query."""
-
-    first_stage: dict[str, list[str]] = field(default_factory=dict)
-    reranked: dict[str, list[str]] = field(default_factory=dict)
-    rows: dict[str, tuple[str, int]] = field(default_factory=dict)
-
-
 class ReportBuilder:
     """Takes stored units one by one in plan order and makes the report at the end."""
 
     def __init__(self, plan: Plan, qrels: Qrels | None) -> None:
         self._plan = plan
-        self._qrels = qrels
-        self._orders = _Orders()
+        self._orders = JudgedOrders(qrels)
         self._footers: list[dict[str, Any]] = []
         self._output_bytes = 0
         self._errors: Counter[tuple[str, str]] = Counter()
-        self._error_examples: dict[str, list[model.ErrorExample]] = defaultdict(list)
+        self._error_examples: dict[str, list[ErrorExample]] = defaultdict(list)
         self._prompt_tokens: list[int] = []
         self._candidates: list[int] = []
         self._margins: list[float] = []
@@ -87,8 +68,8 @@ class ReportBuilder:
         self._errors[(error["code"], error["kind"])] += 1
         examples = self._error_examples[error["code"]]
         if len(examples) < _EXAMPLES_PER_CODE:
-            source = model.SourceRow(uri=row["source"]["uri"], row=row["source"]["row"])
-            examples.append(model.ErrorExample(query_id=row["query_id"], source=source, message=error["message"]))
+            source = SourceRow(uri=row["source"]["uri"], row=row["source"]["row"])
+            examples.append(ErrorExample(query_id=row["query_id"], source=source, message=error["message"]))
 
     def _add_ranking(self, row: Mapping[str, Any]) -> None:
         ranking = row["ranking"]
@@ -100,12 +81,7 @@ class ReportBuilder:
         for item in ranking:
             if item["input_rank"] <= _MOVEMENT_DEPTH and item["rank"] <= _MOVEMENT_DEPTH:
                 self._moves[(item["input_rank"], item["rank"])] += 1
-        query_id = row["query_id"]
-        if len(self._orders.rows) < _EXAMPLES_WITHOUT_LABELS or (self._qrels and query_id in self._qrels):
-            by_input = sorted(ranking, key=_first_stage_place)
-            self._orders.first_stage[query_id] = [item["doc_id"] for item in by_input]
-            self._orders.reranked[query_id] = [item["doc_id"] for item in ranking]
-            self._orders.rows[query_id] = (row["source"]["uri"], row["source"]["row"])
+        self._orders.add(row)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -128,24 +104,32 @@ class ReportBuilder:
                 output_bytes=self._output_bytes,
             ),
             errors=self._error_groups(),
-            throughput=self._throughput(facts, totals),
-            cost=cost_of(self._plan.config, self._footers, _wall_seconds(self._footers)),
-            units=tuple(_unit(footer, facts.write_seconds) for footer in self._footers),
+            throughput=throughput(
+                self._plan.config,
+                self._footers,
+                facts.write_seconds,
+                facts.started_at,
+                facts.finished_at,
+                resumed=facts.resumed,
+            ),
+            cost=cost_of(self._plan.config, self._footers, wall_seconds(self._footers)),
+            units=tuple(unit_of(footer, facts.write_seconds) for footer in self._footers),
             distributions=model.Distributions(
                 prompt_tokens=distribution(self._prompt_tokens),
                 candidates=distribution(self._candidates),
                 unit_seconds=distribution([footer["score_s"] for footer in self._footers]),
+                unit_wait=distribution([footer.get("wait_s", 0.0) for footer in self._footers]),
                 margin=distribution(self._margins),
             ),
             movement=self._movement(),
-            quality=self._quality(facts.qrels_uri),
-            examples=self._examples(queries) if queries else (),
+            quality=self._orders.quality(facts.qrels_uri, has_first_stage=self._has_first_stage),
+            examples=self._orders.examples(queries, has_first_stage=self._has_first_stage) if queries else (),
             provenance=_provenance(self._plan),
             warnings=(*self._plan.provenance.get("warnings", ()), *self.warnings),
         )
 
-    def _run(self, facts: RunFacts) -> model.Run:
-        return model.Run(
+    def _run(self, facts: RunFacts) -> Run:
+        return Run(
             run_id=self._plan.run_id,
             job=self._plan.job,
             name=self._plan.name,
@@ -168,25 +152,10 @@ class ReportBuilder:
             config=plan.config,
         )
 
-    def _error_groups(self) -> tuple[model.ErrorGroup, ...]:
+    def _error_groups(self) -> tuple[ErrorGroup, ...]:
         return tuple(
-            model.ErrorGroup(code=code, kind=kind, count=count, examples=tuple(self._error_examples[code]))
+            ErrorGroup(code=code, kind=kind, count=count, examples=tuple(self._error_examples[code]))
             for (code, kind), count in self._errors.most_common()
-        )
-
-    def _throughput(self, facts: RunFacts, totals: Mapping[str, int]) -> model.Throughput:
-        wall = _wall_seconds(self._footers)
-        return model.Throughput(
-            prompt_tokens=totals["prompt_tokens"],
-            tokens_per_second=totals["prompt_tokens"] / wall if wall else 0.0,
-            rows_per_second=totals["rows"] / wall if wall else 0.0,
-            seconds=model.RunSeconds(
-                read=sum(footer["read_s"] for footer in self._footers),
-                score=sum(footer["score_s"] for footer in self._footers),
-                write=sum(facts.write_seconds.values()),
-                wait=sum(footer.get("wait_s", 0.0) for footer in self._footers),
-                wall=wall,
-            ),
         )
 
     def _movement(self) -> model.Movement | None:
@@ -195,129 +164,6 @@ class ReportBuilder:
         depth = max(max(move) for move in self._moves)
         counts = [[self._moves[(old, new)] for new in range(1, depth + 1)] for old in range(1, depth + 1)]
         return model.Movement(depth=depth, counts=tuple(tuple(row) for row in counts))
-
-    def _quality(self, qrels_uri: str | None) -> model.Quality | None:
-        if not self._qrels or qrels_uri is None:
-            return None
-        orders, scored = self._orders, self._judged_and_scored()
-        missing = len(self._qrels) - len(scored)
-        if not scored:
-            return model.Quality(qrels=qrels_uri, judged_queries=0, missing_queries=missing, measures=())
-        fused = {q: reciprocal_rank_fusion([orders.first_stage[q], orders.reranked[q]]) for q in scored}
-        before, after, both = (evaluate(scored, run) for run in (orders.first_stage, orders.reranked, fused))
-        measures = []
-        for name in DEFAULT_MEASURES:
-            difference = paired_bootstrap(after.per_query[name], before.per_query[name], _BOOTSTRAP_SEED)
-            measures.append(
-                model.Measure(
-                    name=_MEASURE_NAMES.get(name, name),
-                    first_stage=before.means[name] if self._has_first_stage else None,
-                    reranked=after.means[name],
-                    fused=both.means[name] if self._has_first_stage else None,
-                    difference=difference.mean if self._has_first_stage else None,
-                    low=difference.low if self._has_first_stage else None,
-                    high=difference.high if self._has_first_stage else None,
-                )
-            )
-        return model.Quality(
-            qrels=qrels_uri, judged_queries=len(scored), missing_queries=missing, measures=tuple(measures)
-        )
-
-    def _judged_and_scored(self) -> Qrels:
-        return {q: self._qrels[q] for q in self._orders.rows if q in self._qrels} if self._qrels else {}
-
-    def _examples(self, queries: QueryTexts) -> tuple[model.Example, ...]:
-        chosen = self._example_ids()
-        texts = queries({query_id: self._orders.rows[query_id] for query_id in chosen})
-        return tuple(
-            model.Example(
-                query_id=query_id,
-                query=texts[query_id],
-                first_stage=self._places(query_id, self._orders.first_stage) if self._has_first_stage else (),
-                reranked=self._places(query_id, self._orders.reranked),
-            )
-            for query_id in chosen
-        )
-
-    def _example_ids(self) -> list[str]:
-        """The largest gain, the largest loss and the query in the middle; without labels the first three."""
-        if not self._qrels:
-            return list(self._orders.rows)[:_EXAMPLES_WITHOUT_LABELS]
-        scored = self._judged_and_scored()
-        if not scored:
-            return []
-        before, after = (
-            evaluate(scored, run, ["ndcg@10"]) for run in (self._orders.first_stage, self._orders.reranked)
-        )
-        gains = {q: after.per_query["ndcg@10"][q] - before.per_query["ndcg@10"][q] for q in scored}
-        ranked = sorted(gains, key=lambda q: (-gains[q], q))
-        return list(dict.fromkeys([ranked[0], ranked[len(ranked) // 2], ranked[-1]]))
-
-    def _places(self, query_id: str, orders: Mapping[str, Sequence[str]]) -> tuple[model.RankedDoc, ...]:
-        judged = (self._qrels or {}).get(query_id, {})
-        return tuple(
-            model.RankedDoc(doc_id=doc_id, relevant=judged[doc_id] > 0 if doc_id in judged else None)
-            for doc_id in orders[query_id]
-        )
-
-
-def _first_stage_place(item: Mapping[str, Any]) -> tuple[int, float, str]:
-    score = item["input_score"]
-    return item["input_rank"], math.inf if score is None else -score, item["doc_id"]
-
-
-def _unit(footer: Mapping[str, Any], write_seconds: Mapping[str, float]) -> model.Unit:
-    return model.Unit(
-        unit_id=footer["unit_id"],
-        rows=footer["rows"],
-        failed=footer["failed"],
-        prompt_tokens=footer["prompt_tokens"],
-        seconds=model.StageSeconds(
-            read=footer["read_s"],
-            score=footer["score_s"],
-            write=write_seconds.get(footer["unit_id"], 0.0),
-            wait=footer.get("wait_s", 0.0),
-        ),
-        memory_bytes=footer.get("memory_bytes", 0),
-        gpu_memory_bytes=footer.get("gpu_memory_bytes", 0),
-        started_at=footer["started_at"],
-        finished_at=footer["finished_at"],
-        actor_pid=footer["actor_pid"],
-        node=footer["node"],
-    )
-
-
-def _wall_seconds(footers: Sequence[Mapping[str, Any]]) -> float:
-    """Seconds in which units were being scored: a resumed run is not charged for the time it lay still."""
-    spans = sorted(
-        tuple(datetime.fromisoformat(footer[key]) for key in ("started_at", "finished_at")) for footer in footers
-    )
-    seconds, busy_until = 0.0, None
-    for start, end in spans:
-        if busy_until is None or (start - busy_until).total_seconds() > _BRIDGED_GAP_S:
-            busy_until = start
-        seconds += max(0.0, (end - busy_until).total_seconds())
-        busy_until = max(busy_until, end)
-    return seconds
-
-
-def distribution(values: Sequence[float]) -> model.Distribution:
-    """Percentiles and a histogram of these values."""
-    if not values:
-        return model.Distribution(p5=None, p50=None, p95=None, max=None, edges=(), counts=())
-    p5, p50, p95 = np.percentile(values, [5, 50, 95])
-    counts, edges = np.histogram(values, bins=_bins(values))
-    return model.Distribution(
-        p5=p5, p50=p50, p95=p95, max=max(values), edges=tuple(edges.tolist()), counts=tuple(counts.tolist())
-    )
-
-
-def _bins(values: Sequence[float]) -> int:
-    spread = max(values) - min(values)
-    if all(isinstance(value, int) for value in values):
-        return min(_BINS, max(1, int(spread)))
-    # Values that differ by rounding alone leave no room for more edges between them.
-    return _BINS if spread > 1e-9 * max(abs(max(values)), abs(min(values))) else 1
 
 
 def _provenance(plan: Plan) -> model.Provenance:

@@ -94,7 +94,7 @@ def test_page_fits_and_asks_for_nothing(browser: Browser, tmp_path: Path, name: 
 
 
 @pytest.mark.parametrize("width", [375, 1440])
-@pytest.mark.parametrize(("name", "count"), [("plain", 3), ("awkward", 7), ("empty", 0)])
+@pytest.mark.parametrize(("name", "count"), [("plain", 4), ("awkward", 9), ("empty", 0)])
 def test_charts_have_axes_and_numbers(browser: Browser, tmp_path: Path, name: str, count: int, width: int) -> None:
     browser.open(written(tmp_path, render_report(RunReport.model_validate(SAMPLES[name]()))), width, "light")
     charts: list[dict[str, Any]] = browser.evaluate(CHARTS)
