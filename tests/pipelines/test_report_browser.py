@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipelines.report import RunReport, render_report
-from tests.pipelines.chromium import Browser, launch
+from tests.pipelines.chromium import Browser, needs_browser
 from tests.pipelines.report_samples import SAMPLES
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: apt-get install chromium")
+pytestmark = needs_browser
 
 OPEN_ALL = "document.querySelectorAll('details').forEach(one => one.open = true)"
 # What stands left or right of the window or spills out of its box, except inside a container that scrolls by itself.
@@ -56,13 +53,6 @@ CONTRAST = """(() => {
   return Math.min(cells, ...texts.map(node => ratio(style(node).color, behind(node))),
     ...drawn.map(node => ratio(style(node).fill, behind(node))));
 })()"""
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    assert CHROMIUM is not None
-    with launch(CHROMIUM, tmp_path_factory.mktemp("profile")) as running:
-        yield running
 
 
 def written(folder: Path, html: str) -> Path:
