@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from jobs.config import ActorsConfig, ClusterConfig, OutputConfig, StorageConfig, UnitsConfig
+from jobs.config import ActorsConfig, ClusterConfig, LineageConfig, OutputConfig, StorageConfig, UnitsConfig
 from jobs.settings import Section, setting
 
 
@@ -131,3 +131,4 @@ class DetectConfig(Section):
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    lineage: LineageConfig = Field(default_factory=LineageConfig)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from jobs.config import ClusterConfig, OutputConfig, StorageConfig
+from jobs.config import ClusterConfig, LineageConfig, OutputConfig, StorageConfig
 from jobs.rerank import absolute_model, with_endpoint
 from jobs.settings import Section, flatten, setting
 
@@ -101,6 +101,7 @@ class PrepareConfig(Section):
     shards: ShardsConfig = Field(default_factory=ShardsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    lineage: LineageConfig = Field(default_factory=LineageConfig)
 
 
 def prepare(config: PrepareConfig, observer: Observer) -> RunResult:
@@ -113,6 +114,7 @@ def prepare(config: PrepareConfig, observer: Observer) -> RunResult:
 def pipeline_settings(config: PrepareConfig, environment: Mapping[str, str] = MappingProxyType({})) -> PrepareSettings:
     """The pipeline's settings for this configuration in this environment."""
     from pipelines.cluster import ClusterSettings
+    from pipelines.lineage import LineageSettings
     from pipelines.prepare.run import PrepareSettings
     from pipelines.prepare.splitters import SplitSettings
     from pipelines.storage import StorageOptions
@@ -142,4 +144,5 @@ def pipeline_settings(config: PrepareConfig, environment: Mapping[str, str] = Ma
         storage=StorageOptions(**with_endpoint(config.storage, environment).model_dump()),
         config=flatten(config),
         affecting_output=flatten(config, only_affecting_output=True),
+        lineage=LineageSettings(**config.lineage.model_dump()),
     )

@@ -134,7 +134,7 @@ class AnswerUnit:
         try:
             with seconds_by_part() as spent:
                 table, metrics = self._worker.answer(rows)
-            return table, replace(metrics, tokenise_s=spent.get(TOKENISE, 0.0))
+            return table, replace(metrics, tokenise_in_score_s=spent.get(TOKENISE, 0.0))
         except RuntimeError as error:
             if _DEVICE_FAILURE not in str(error):
                 raise

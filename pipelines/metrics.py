@@ -21,9 +21,9 @@ from qrcore.errors import ScoreError
 class UnitMetrics:
     """What one unit took; kept in the unit object's footer.
 
-    ``score_s``: seconds in the actor, of which ``tokenise_s`` turned text into tokens (0 where nobody measured it);
-    ``memory_bytes``: the process's largest resident memory so far; ``gpu_memory_bytes``: the most that torch took of
-    its GPU; ``on_gpu``: whether torch uses one at all.
+    ``score_s``: seconds in the actor, of which ``tokenise_in_score_s`` turned text into tokens (0 where nobody measured
+    it); ``memory_bytes``: the process's largest resident memory so far; ``gpu_memory_bytes``: the most that torch took
+    of its GPU; ``on_gpu``: whether torch uses one at all.
     """
 
     rows: int
@@ -39,7 +39,7 @@ class UnitMetrics:
     node: str
     memory_bytes: int = 0
     gpu_memory_bytes: int = 0
-    tokenise_s: float = 0.0
+    tokenise_in_score_s: float = 0.0
     on_gpu: bool = False
 
 
@@ -104,9 +104,14 @@ def added(parts: Sequence[UnitMetrics]) -> UnitMetrics:
         node=parts[-1].node,
         memory_bytes=max(part.memory_bytes for part in parts),
         gpu_memory_bytes=max(part.gpu_memory_bytes for part in parts),
-        tokenise_s=sum(part.tokenise_s for part in parts),
+        tokenise_in_score_s=sum(part.tokenise_in_score_s for part in parts),
         on_gpu=parts[-1].on_gpu,
     )
+
+
+def tokenise_seconds(footer: Mapping[str, Any]) -> float:
+    """Seconds of turning a unit's text into tokens, ahead of its actor and in it."""
+    return float(footer.get("tokenise_s", 0.0) + footer.get("tokenise_in_score_s", 0.0))
 
 
 def busy_seconds(footers: Sequence[Mapping[str, Any]], bridged_gap_s: float) -> float:

@@ -10,16 +10,12 @@ from typing import Any, Final
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
+from pipelines.metrics import tokenise_seconds
+
 _TAGS: Final = ("job", "name")
 _SECONDS: Final = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000]
 #: Stages of a unit, by the field of its record.
-STAGES: Final = {
-    "read_s": "read",
-    "wait_s": "wait",
-    "tokenise_s": "tokenise",
-    "score_s": "score",
-    "write_s": "write",
-}
+STAGES: Final = {"read_s": "read", "wait_s": "wait", "score_s": "score", "write_s": "write"}
 
 
 class RunMetrics:
@@ -34,7 +30,7 @@ class RunMetrics:
         self._planned = Gauge("qrbatch_planned_units", "Units that this driver has to do.", _TAGS)
         self._seconds = Histogram(
             "qrbatch_unit_seconds",
-            "Seconds of a unit by stage; tokenise is a part of score.",
+            "Seconds of a unit by stage; tokenise may be in score, too.",
             _SECONDS,
             (*_TAGS, "stage"),
         )
@@ -57,6 +53,8 @@ class RunMetrics:
         for key, stage in STAGES.items():
             if key in footer:
                 self._seconds.observe(footer[key], {"stage": stage})
+        if tokenise := tokenise_seconds(footer):
+            self._seconds.observe(tokenise, {"stage": "tokenise"})
         actor = {"actor": f"{footer['node']}/{footer['actor_pid']}"}
         self._memory.set(footer.get("memory_bytes", 0), actor)
         self._gpu_memory.set(footer.get("gpu_memory_bytes", 0), actor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, Protocol
@@ -26,6 +26,7 @@ from pipelines.cluster import (
 from pipelines.commit import CommittedObject, Manifest, commit, load_manifest, point_latest
 from pipelines.identity import code_version, content_hash, input_hash, package_versions, run_id
 from pipelines.labels import load_qrels
+from pipelines.lineage import LineageRun, LineageSettings, Source, told
 from pipelines.plan import PLAN_FILE
 from pipelines.prepare.recipes import recipe
 from pipelines.prepare.report import PrepareReportBuilder
@@ -72,6 +73,7 @@ class PrepareSettings:
     storage: StorageOptions
     config: dict[str, Any]
     affecting_output: dict[str, Any]
+    lineage: LineageSettings = field(default_factory=LineageSettings)
 
 
 class PreparePlan(BaseModel):
@@ -132,11 +134,28 @@ def run(settings: PrepareSettings, observer: Observer) -> RunResult:
         work = _work(settings, plan, uri, tables)
         done = _done(storage, uri)
         observer.planned(plan, frozenset(done))
-        for footer in _do([unit for unit in plan.units if unit.unit_id not in done], work):
-            observer.unit_done({**footer, "rows": footer["source_rows"], "prompt_tokens": 0})
-        observer.stage("checking every object and committing")
-        manifest = _commit(settings, plan, storage, uri, started, resumed=bool(done))
+        driver = uuid.uuid4().hex
+        with told(_for_lineage(settings, plan, uri, driver), settings.lineage, settings.storage, observer.stage) as end:
+            for footer in _do([unit for unit in plan.units if unit.unit_id not in done], work):
+                observer.unit_done({**footer, "rows": footer["source_rows"], "prompt_tokens": 0})
+            observer.stage("checking every object and committing")
+            manifest = _commit(settings, plan, storage, uri, driver, started, resumed=bool(done))
+            end(manifest)
     return RunResult(manifest, uri, already_committed=False)
+
+
+def _for_lineage(settings: PrepareSettings, plan: PreparePlan, uri: str, driver: str) -> LineageRun:
+    beside = (settings.corpus, settings.run, settings.queries, settings.qrels)
+    return LineageRun(
+        job=JOB,
+        name=plan.name,
+        run_id=plan.run_id,
+        driver=driver,
+        inputs=tuple(absolute(one) for one in (*settings.inputs, *beside) if one),
+        sources=tuple(Source(file, size, None) for file, size, _ in plan.files),
+        output=uri,
+        columns={},
+    )
 
 
 def _opened(settings: PrepareSettings) -> PrepareSettings:
@@ -353,7 +372,14 @@ def _do(units: Sequence[PreparedUnit], work: Work) -> Iterator[dict[str, Any]]:
 
 
 def _commit(
-    settings: PrepareSettings, plan: PreparePlan, storage: Storage, uri: str, started: datetime, *, resumed: bool
+    settings: PrepareSettings,
+    plan: PreparePlan,
+    storage: Storage,
+    uri: str,
+    driver: str,
+    started: datetime,
+    *,
+    resumed: bool,
 ) -> Manifest:
     builder = PrepareReportBuilder()
     objects: list[CommittedObject] = []
@@ -368,7 +394,6 @@ def _commit(
             f"run {plan.run_id}: expected {plan.rows} source rows in the markers, counted {builder.source_rows}. "
             "This is a defect; please report it with the run's _plan.json."
         )
-    driver = uuid.uuid4().hex
     folder = f"commit/{driver}"
     report = builder.finish(plan, settings.recipe, uri, driver, started, resumed=resumed)
     paths = builder.write(storage, uri, folder, report)

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
 from pipelines.commit import StoredUnit
 from pipelines.labels import Qrels
+from pipelines.measures import evaluate, paired_bootstrap, reciprocal_rank_fusion
 from pipelines.plan import Plan
 from pipelines.report import model
 from pipelines.report.costs import cost_of
 from pipelines.report.distributions import distribution as distribution
 from pipelines.report.pace import throughput, unit_of, wall_seconds
-from pipelines.report.quality import JudgedOrders, QueryTexts
-from pipelines.report.records import ErrorExample, ErrorGroup, Run, SourceRow
 from qrcore.matching import length_warnings
 
 _EXAMPLES_PER_CODE: Final = 3
+_EXAMPLES_WITHOUT_LABELS: Final = 3
 _MOVEMENT_DEPTH: Final = 20
+_BOOTSTRAP_SEED: Final = 20250609
+_MEASURE_NAMES: Final = {"ndcg@10": "nDCG@10"}
 _SUMMED: Final = ("rows", "scored", "failed", "uninformative")
+_MEASURES: Final = ("ndcg@10", "recall@10", "recall@5", "recall@1")
+
+#: Looks up query texts: query_id -> (input URI, row) to query_id -> text.
+QueryTexts = Callable[[Mapping[str, tuple[str, int]]], Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +44,26 @@ class RunFacts:
     qrels_uri: str | None
 
 
+@dataclass(slots=True)
+class _Orders:
+    """Doc ids best first, per judged query."""
+
+    first_stage: dict[str, list[str]] = field(default_factory=dict)
+    reranked: dict[str, list[str]] = field(default_factory=dict)
+    rows: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+
 class ReportBuilder:
     """Takes stored units one by one in plan order and makes the report at the end."""
 
     def __init__(self, plan: Plan, qrels: Qrels | None) -> None:
         self._plan = plan
-        self._orders = JudgedOrders(qrels)
+        self._qrels = qrels
+        self._orders = _Orders()
         self._footers: list[dict[str, Any]] = []
         self._output_bytes = 0
         self._errors: Counter[tuple[str, str]] = Counter()
-        self._error_examples: dict[str, list[ErrorExample]] = defaultdict(list)
+        self._error_examples: dict[str, list[model.ErrorExample]] = defaultdict(list)
         self._prompt_tokens: list[int] = []
         self._candidates: list[int] = []
         self._margins: list[float] = []
@@ -68,8 +85,8 @@ class ReportBuilder:
         self._errors[(error["code"], error["kind"])] += 1
         examples = self._error_examples[error["code"]]
         if len(examples) < _EXAMPLES_PER_CODE:
-            source = SourceRow(uri=row["source"]["uri"], row=row["source"]["row"])
-            examples.append(ErrorExample(query_id=row["query_id"], source=source, message=error["message"]))
+            source = model.SourceRow(uri=row["source"]["uri"], row=row["source"]["row"])
+            examples.append(model.ErrorExample(query_id=row["query_id"], source=source, message=error["message"]))
 
     def _add_ranking(self, row: Mapping[str, Any]) -> None:
         ranking = row["ranking"]
@@ -81,7 +98,12 @@ class ReportBuilder:
         for item in ranking:
             if item["input_rank"] <= _MOVEMENT_DEPTH and item["rank"] <= _MOVEMENT_DEPTH:
                 self._moves[(item["input_rank"], item["rank"])] += 1
-        self._orders.add(row)
+        query_id = row["query_id"]
+        if len(self._orders.rows) < _EXAMPLES_WITHOUT_LABELS or (self._qrels and query_id in self._qrels):
+            by_input = sorted(ranking, key=_first_stage_place)
+            self._orders.first_stage[query_id] = [item["doc_id"] for item in by_input]
+            self._orders.reranked[query_id] = [item["doc_id"] for item in ranking]
+            self._orders.rows[query_id] = (row["source"]["uri"], row["source"]["row"])
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -122,14 +144,14 @@ class ReportBuilder:
                 margin=distribution(self._margins),
             ),
             movement=self._movement(),
-            quality=self._orders.quality(facts.qrels_uri, has_first_stage=self._has_first_stage),
-            examples=self._orders.examples(queries, has_first_stage=self._has_first_stage) if queries else (),
+            quality=self._quality(facts.qrels_uri),
+            examples=self._examples(queries) if queries else (),
             provenance=_provenance(self._plan),
             warnings=(*self._plan.provenance.get("warnings", ()), *self.warnings),
         )
 
-    def _run(self, facts: RunFacts) -> Run:
-        return Run(
+    def _run(self, facts: RunFacts) -> model.Run:
+        return model.Run(
             run_id=self._plan.run_id,
             job=self._plan.job,
             name=self._plan.name,
@@ -152,9 +174,9 @@ class ReportBuilder:
             config=plan.config,
         )
 
-    def _error_groups(self) -> tuple[ErrorGroup, ...]:
+    def _error_groups(self) -> tuple[model.ErrorGroup, ...]:
         return tuple(
-            ErrorGroup(code=code, kind=kind, count=count, examples=tuple(self._error_examples[code]))
+            model.ErrorGroup(code=code, kind=kind, count=count, examples=tuple(self._error_examples[code]))
             for (code, kind), count in self._errors.most_common()
         )
 
@@ -164,6 +186,75 @@ class ReportBuilder:
         depth = max(max(move) for move in self._moves)
         counts = [[self._moves[(old, new)] for new in range(1, depth + 1)] for old in range(1, depth + 1)]
         return model.Movement(depth=depth, counts=tuple(tuple(row) for row in counts))
+
+    def _quality(self, qrels_uri: str | None) -> model.Quality | None:
+        if not self._qrels or qrels_uri is None:
+            return None
+        orders, scored = self._orders, self._judged_and_scored()
+        missing = len(self._qrels) - len(scored)
+        if not scored:
+            return model.Quality(qrels=qrels_uri, judged_queries=0, missing_queries=missing, measures=())
+        fused = {q: reciprocal_rank_fusion([orders.first_stage[q], orders.reranked[q]]) for q in scored}
+        before, after, both = (evaluate(scored, run, _MEASURES) for run in (orders.first_stage, orders.reranked, fused))
+        measures = []
+        for name in _MEASURES:
+            difference = paired_bootstrap(after.per_query[name], before.per_query[name], _BOOTSTRAP_SEED)
+            measures.append(
+                model.Measure(
+                    name=_MEASURE_NAMES.get(name, name),
+                    first_stage=before.means[name] if self._has_first_stage else None,
+                    reranked=after.means[name],
+                    fused=both.means[name] if self._has_first_stage else None,
+                    difference=difference.mean if self._has_first_stage else None,
+                    low=difference.low if self._has_first_stage else None,
+                    high=difference.high if self._has_first_stage else None,
+                )
+            )
+        return model.Quality(
+            qrels=qrels_uri, judged_queries=len(scored), missing_queries=missing, measures=tuple(measures)
+        )
+
+    def _judged_and_scored(self) -> Qrels:
+        return {q: self._qrels[q] for q in self._orders.rows if q in self._qrels} if self._qrels else {}
+
+    def _examples(self, queries: QueryTexts) -> tuple[model.Example, ...]:
+        chosen = self._example_ids()
+        texts = queries({query_id: self._orders.rows[query_id] for query_id in chosen})
+        return tuple(
+            model.Example(
+                query_id=query_id,
+                query=texts[query_id],
+                first_stage=self._places(query_id, self._orders.first_stage) if self._has_first_stage else (),
+                reranked=self._places(query_id, self._orders.reranked),
+            )
+            for query_id in chosen
+        )
+
+    def _example_ids(self) -> list[str]:
+        """The largest gain, the largest loss and the query in the middle; without labels the first three."""
+        if not self._qrels:
+            return list(self._orders.rows)[:_EXAMPLES_WITHOUT_LABELS]
+        scored = self._judged_and_scored()
+        if not scored:
+            return []
+        before, after = (
+            evaluate(scored, run, ["ndcg@10"]) for run in (self._orders.first_stage, self._orders.reranked)
+        )
+        gains = {q: after.per_query["ndcg@10"][q] - before.per_query["ndcg@10"][q] for q in scored}
+        ranked = sorted(gains, key=lambda q: (-gains[q], q))
+        return list(dict.fromkeys([ranked[0], ranked[len(ranked) // 2], ranked[-1]]))
+
+    def _places(self, query_id: str, orders: Mapping[str, Sequence[str]]) -> tuple[model.RankedDoc, ...]:
+        judged = (self._qrels or {}).get(query_id, {})
+        return tuple(
+            model.RankedDoc(doc_id=doc_id, relevant=judged[doc_id] > 0 if doc_id in judged else None)
+            for doc_id in orders[query_id]
+        )
+
+
+def _first_stage_place(item: Mapping[str, Any]) -> tuple[int, float, str]:
+    score = item["input_score"]
+    return item["input_rank"], math.inf if score is None else -score, item["doc_id"]
 
 
 def _provenance(plan: Plan) -> model.Provenance:

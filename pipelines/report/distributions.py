@@ -1,4 +1,4 @@
-"""Percentiles and histograms of what was measured row by row."""
+"""Many numbers as a histogram."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Final
 
 import numpy as np
 
-from pipelines.report.records import Distribution
+from pipelines.report import model
 
 _BINS: Final = 20
 
 
-def distribution(values: Sequence[float]) -> Distribution:
+def distribution(values: Sequence[float]) -> model.Distribution:
     """Percentiles and a histogram of these values."""
     if not values:
-        return Distribution(p5=None, p50=None, p95=None, max=None, edges=(), counts=())
+        return model.Distribution(p5=None, p50=None, p95=None, max=None, edges=(), counts=())
     p5, p50, p95 = np.percentile(values, [5, 50, 95])
     counts, edges = np.histogram(values, bins=_bins(values))
-    return Distribution(
+    return model.Distribution(
         p5=p5, p50=p50, p95=p95, max=max(values), edges=tuple(edges.tolist()), counts=tuple(counts.tolist())
     )
 

@@ -106,7 +106,7 @@ def draw(report: RunReport) -> dict[str, Markup | None]:
 
 
 def _work_of(spent: RunSeconds) -> dict[str, float]:
-    in_model = max(0.0, spent.score - spent.tokenise)
+    in_model = max(0.0, spent.score - spent.tokenise_in_score)
     tokenise = {"tokenise": spent.tokenise} if spent.tokenise else {}  # not every job measures it
     return {"read": spent.read, **tokenise, "score": in_model, "write": spent.write}
 

@@ -11,7 +11,12 @@ from typing import Literal, Self
 
 from pydantic import AwareDatetime, Field, JsonValue, model_validator
 
-from pipelines.report.records import Count, Distribution, ErrorGroup, Record, Run, Seconds
+from pipelines.report.records import Count, Record, Seconds
+from pipelines.report.records import Distribution as Distribution
+from pipelines.report.records import ErrorExample as ErrorExample
+from pipelines.report.records import ErrorGroup as ErrorGroup
+from pipelines.report.records import Run as Run
+from pipelines.report.records import SourceRow as SourceRow
 
 
 class InputFile(Record):
@@ -61,7 +66,10 @@ class StageSeconds(Record):
 
     read: Seconds = Field(description="seconds of reading and checking the rows")
     score: Seconds = Field(description="seconds in the scoring actors, tokenising among them")
-    tokenise: Seconds = Field(default=0, description="of these, seconds of turning text into tokens, since 1.2")
+    tokenise: Seconds = Field(
+        default=0, description="seconds of turning text into tokens, ahead of the scoring actors or in them, since 1.2"
+    )
+    tokenise_in_score: Seconds = Field(default=0, description="of these, seconds that are in `score`, too, since 1.2")
     write: Seconds = Field(description="seconds of serialising and storing")
     wait: Seconds = Field(default=0, description="seconds between reading and a free actor, since 1.1")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from pipelines.metrics import busy_seconds
+from pipelines.metrics import busy_seconds, tokenise_seconds
 from pipelines.report import model
 
 Footers = Sequence[Mapping[str, Any]]
@@ -45,7 +45,8 @@ def throughput(
         seconds=model.RunSeconds(
             read=sum(footer["read_s"] for footer in footers),
             score=scored,
-            tokenise=sum(footer.get("tokenise_s", 0.0) for footer in footers),
+            tokenise=sum(map(tokenise_seconds, footers)),
+            tokenise_in_score=sum(footer.get("tokenise_in_score_s", 0.0) for footer in footers),
             write=sum(write_seconds.values()),
             wait=sum(footer.get("wait_s", 0.0) for footer in footers),
             wall=wall,
@@ -73,7 +74,8 @@ def unit_of(footer: Mapping[str, Any], write_seconds: Mapping[str, float]) -> mo
         seconds=model.StageSeconds(
             read=footer["read_s"],
             score=footer["score_s"],
-            tokenise=footer.get("tokenise_s", 0.0),
+            tokenise=tokenise_seconds(footer),
+            tokenise_in_score=footer.get("tokenise_in_score_s", 0.0),
             write=write_seconds.get(footer["unit_id"], 0.0),
             wait=footer.get("wait_s", 0.0),
         ),

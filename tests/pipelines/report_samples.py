@@ -119,7 +119,13 @@ def awkward() -> dict[str, Any]:
     sample["distributions"]["unit_seconds"] = histogram(2.5, 38.0, [3, 40, 120, 90, 30, 12, 5])
     sample["distributions"]["margin"] = histogram(-0.001, 0.42, [900, 4200, 3900, 2100, 700, 150, 33])
     sample["distributions"]["unit_wait"] = histogram(0.2, 41.0, [30, 90, 100, 60, 20])
-    sample["throughput"]["seconds"] |= {"wait": 31.0, "tokenise": 0.9, "start": 38.5, "commit": 2.25}
+    sample["throughput"]["seconds"] |= {
+        "wait": 31.0,
+        "tokenise": 1.0,
+        "tokenise_in_score": 0.9,
+        "start": 38.5,
+        "commit": 2.25,
+    }
     sample["throughput"] |= {"busy": 0.934}
     sample["cost"] = {
         "actors": 12, "cpu_hours": 44.1, "gpu_hours": 14.7, "cpu_hour_rate": 0.04, "gpu_hour_rate": 2.5,

@@ -260,7 +260,7 @@ def test_what_a_reader_must_know_of_waiting_and_of_the_clock_is_said() -> None:
     page = Page(page_of(awkward())).text
     assert "a unit waited 20.6 s in the middle, 41.0 s at most, 31.0 s all units together" in page
     assert "the actors were at work in 93 % of the 4.40 s in which units were scored, and idle in the rest" in page
-    assert "Horizontal bars of seconds: read 0.20 s; tokenise 0.90 s; score 3.20 s; write 0.10 s." in page
+    assert "Horizontal bars of seconds: read 0.20 s; tokenise 1.00 s; score 3.20 s; write 0.10 s." in page
     assert "Horizontal bars of seconds: start 38.5 s; scoring 4.40 s; commit 2.25 s." in page
     assert "tokenise" not in Page(page_of(plain())).text  # of an older report
     assert "Waiting" not in Page(page_of(plain())).text

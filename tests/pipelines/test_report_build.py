@@ -144,7 +144,7 @@ def test_time_in_which_nothing_ran_is_no_working_time() -> None:
 def test_margins_waits_and_costs_are_those_of_the_units() -> None:
     rows = [scored("a", ("x", 1, 1.0), ("y", 2, 0.5)), scored("b", ("x", 1, 1.0))]
     stored = unit(rows, 0, 3600)
-    stored.footer.update(wait_s=0.25, tokenise_s=0.125, memory_bytes=7, gpu_memory_bytes=9)
+    stored.footer.update(wait_s=0.25, tokenise_s=0.25, tokenise_in_score_s=0.125, memory_bytes=7, gpu_memory_bytes=9)
     builder = ReportBuilder(plan_of("as_given").model_copy(update={"config": priced(2.0, None)}), None)
     builder.add(stored)
     now = datetime.now(UTC)
@@ -155,7 +155,8 @@ def test_margins_waits_and_costs_are_those_of_the_units() -> None:
     assert report.distributions.margin is not None
     assert (report.distributions.margin.max, sum(report.distributions.margin.counts)) == (0.5, 1)
     assert report.throughput.seconds.wait == report.units[0].seconds.wait == 0.25
-    assert report.throughput.seconds.tokenise == report.units[0].seconds.tokenise == 0.125
+    assert report.throughput.seconds.tokenise == report.units[0].seconds.tokenise == 0.375
+    assert report.throughput.seconds.tokenise_in_score == report.units[0].seconds.tokenise_in_score == 0.125
     assert report.throughput.busy == 0.5 / 3600
     assert report.distributions.unit_wait is not None
     assert report.distributions.unit_wait.max == 0.25
