@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from jobs.settings import Section, setting
+from jobs.settings import Section, run_name, setting
 
 
 class InputConfig(Section):
@@ -194,14 +194,7 @@ def holds_credentials(address: str) -> bool:
 class RerankConfig(Section):
     """Everything ``qrbatch rerank`` can be told."""
 
-    name: str = setting(
-        "rerank",
-        "Name of the run: a-z, 0-9, '.', '_', '-'.",
-        affects_output=False,
-        flag="--name",
-        expected="1 to 64 characters of a-z, 0-9, '.', '_' and '-'",
-        pattern=r"^[a-z0-9._-]{1,64}$",
-    )
+    name: str = run_name("rerank")
     input: InputConfig
     output: OutputConfig
     model: ModelConfig = Field(default_factory=ModelConfig)

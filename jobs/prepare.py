@@ -11,7 +11,7 @@ from pydantic import Field
 
 from jobs.config import ClusterConfig, LineageConfig, OutputConfig, StorageConfig
 from jobs.rerank import absolute_model, with_endpoint
-from jobs.settings import Section, flatten, setting
+from jobs.settings import Section, flatten, run_name, setting
 
 if TYPE_CHECKING:
     from pipelines.prepare.run import Observer, PrepareSettings
@@ -86,14 +86,7 @@ class ShardsConfig(Section):
 class PrepareConfig(Section):
     """Everything ``qrbatch prepare`` can be told."""
 
-    name: str = setting(
-        "prepare",
-        "Name of the run: a-z, 0-9, '.', '_', '-'.",
-        affects_output=False,
-        flag="--name",
-        expected="1 to 64 characters of a-z, 0-9, '.', '_' and '-'",
-        pattern=r"^[a-z0-9._-]{1,64}$",
-    )
+    name: str = run_name("prepare")
     recipe: str = setting(..., "What the input is.", affects_output=True, flag="--recipe")
     input: PrepareInputConfig
     output: OutputConfig

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from jobs.config import ActorsConfig, ClusterConfig, LineageConfig, OutputConfig, StorageConfig, UnitsConfig
 from jobs.rerank import absolute_model, run_settings, with_endpoint
-from jobs.settings import Section, flatten, setting
+from jobs.settings import Section, flatten, run_name, setting
 from qrcore.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -98,14 +98,7 @@ class TokenizerConfig(Section):
 class SelectConfig(Section):
     """Everything ``qrbatch select`` can be told."""
 
-    name: str = setting(
-        "select",
-        "Name of the run: a-z, 0-9, '.', '_', '-'.",
-        affects_output=False,
-        flag="--name",
-        expected="1 to 64 characters of a-z, 0-9, '.', '_' and '-'",
-        pattern=r"^[a-z0-9._-]{1,64}$",
-    )
+    name: str = run_name("select")
     input: RankedConfig
     output: OutputConfig
     policy: PolicyConfig = Field(default_factory=PolicyConfig)
