@@ -189,9 +189,9 @@ class Tally:
         speed = f"{facts['tokens_per_s']:,} tokens/s" if self._tokens else f"{facts['rows_per_s']:,} rows/s"
         parts = [f"{facts['units_done']}/{facts['units']} units"] + ([speed] if self.units_done else [])
         parts += [f"{self.failed} failed"] if self.failed else []
-        for kind in ("GPU", "CPU"):
-            number = facts[f"{kind.lower()}_actors"]
-            parts += [f"{number} {kind} actor{'s' if number > 1 else ''}"] if number else []
+        kinds = {kind: facts[f"{kind.lower()}_actors"] for kind in ("GPU", "CPU")}
+        actors = " + ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
+        parts += [f"{actors} actor{'s' if sum(kinds.values()) > 1 else ''}"] if actors else []
         parts += [f"{_minutes(facts['eta_s'])} to go"] if facts["eta_s"] is not None else []
         return ", ".join(parts)
 

@@ -14,8 +14,8 @@ from jobs.rerank import absolute_model, with_endpoint
 from jobs.settings import Section, flatten, run_name, setting
 
 if TYPE_CHECKING:
-    from pipelines.prepare.run import Observer, PrepareSettings
-    from pipelines.run import RunResult
+    from pipelines.prepare.run import PrepareSettings
+    from pipelines.run import Observer, RunResult
 
 
 class PrepareInputConfig(Section):

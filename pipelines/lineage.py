@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.client import HTTPException
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from pipelines.commit import Manifest
@@ -141,11 +141,12 @@ def _event(
     from openlineage.client.generated.base import RunFacet
 
     producer = f"urn:qrbatch:{version('qrbatch')}"
+    own = RunFacet(producer=producer).with_additional_properties(run_id=run.run_id, **_counts(manifest))
     facets: dict[str, RunFacet] = {
         "processing_engine": processing_engine_run.ProcessingEngineRunFacet(
             version=version("ray"), name="Ray Data", openlineageAdapterVersion=version("qrbatch"), producer=producer
         ),
-        "qrbatch": RunFacet(producer=producer).with_additional_properties(run_id=run.run_id, **_counts(manifest)),
+        "qrbatch": cast("RunFacet", own),
     }
     if error is not None:
         facets["errorMessage"] = error_message_run.ErrorMessageRunFacet(_words(error), "python", producer=producer)
@@ -190,9 +191,12 @@ def _input(uri: str, sources: Sequence[Source], producer: str) -> InputDataset:
 def _output(run: LineageRun, manifest: Manifest | None, producer: str) -> OutputDataset:
     from openlineage.client.event_v2 import OutputDataset
     from openlineage.client.facet_v2 import output_statistics_output_dataset, schema_dataset
+    from openlineage.client.generated.base import DatasetFacet
 
     columns = [schema_dataset.SchemaDatasetFacetFields(name, kind) for name, kind in run.columns.items()]
-    facets = {"schema": schema_dataset.SchemaDatasetFacet(columns, producer=producer)} if columns else {}
+    facets: dict[str, DatasetFacet] = {}
+    if columns:
+        facets["schema"] = schema_dataset.SchemaDatasetFacet(columns, producer=producer)
     if manifest is None:
         return OutputDataset(*_named(run.output), facets=facets)
     counted = output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet(

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import ray
 import ray.data
-from pydantic import BaseModel, ConfigDict
 from ray.exceptions import RayError
 
 from pipelines.cluster import (
@@ -27,7 +26,7 @@ from pipelines.commit import CommittedObject, Manifest, commit, load_manifest, p
 from pipelines.identity import code_version, content_hash, input_hash, package_versions, run_id
 from pipelines.labels import load_qrels
 from pipelines.lineage import LineageRun, LineageSettings, Source, told
-from pipelines.plan import PLAN_FILE
+from pipelines.plan import RunPlan, read_plan, store_plan
 from pipelines.prepare.recipes import recipe
 from pipelines.prepare.report import PrepareReportBuilder
 from pipelines.prepare.sources import Part, cut_file, list_sources
@@ -35,10 +34,10 @@ from pipelines.prepare.splitters import SplitSettings, make_splitter
 from pipelines.prepare.tables import index_corpus, load_corpus, load_queries, load_run
 from pipelines.prepare.verify import read_markers
 from pipelines.prepare.work import Beside, PreparedUnit, Work, prepare_unit
-from pipelines.run import RunResult
+from pipelines.run import Observer, RunResult
 from pipelines.storage import FileInfo, Storage, StorageOptions, absolute, join
 from pipelines.work import resumable
-from qrcore.errors import ConfigError, InputError, PlanConflictError, RunError
+from qrcore.errors import ConfigError, InputError, RunError
 
 JOB: Final = "prepare"
 _NEEDS_CORPUS: Final = frozenset({"tables", "beir"})
@@ -76,18 +75,10 @@ class PrepareSettings:
     lineage: LineageSettings = field(default_factory=LineageSettings)
 
 
-class PreparePlan(BaseModel):
+class PreparePlan(RunPlan):
     """Which parts of which files make up which unit; stored once and never cut anew."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    run_id: str
     job: str = JOB
-    name: str
-    config_hash: str
-    input_hash: str
-    config: dict[str, Any]
-    provenance: dict[str, Any]
     order: str = "as_given"
     files: tuple[tuple[str, int, str], ...]
     units: tuple[PreparedUnit, ...]
@@ -96,16 +87,6 @@ class PreparePlan(BaseModel):
     def rows(self) -> int:
         """Source rows."""
         return sum(unit.rows for unit in self.units)
-
-
-class Observer(Protocol):
-    """Is told how preparing goes on."""
-
-    def stage(self, message: str) -> None: ...
-
-    def planned(self, plan: Any, done: frozenset[str]) -> None: ...
-
-    def unit_done(self, footer: dict[str, Any]) -> None: ...
 
 
 def run(settings: PrepareSettings, observer: Observer) -> RunResult:
@@ -128,7 +109,7 @@ def run(settings: PrepareSettings, observer: Observer) -> RunResult:
     with ray_session(settings.cluster):
         refuse_local_files_on_many_nodes((*settings.inputs, settings.output), shared=settings.storage.shared)
         tables, unit_rows = _load_beside(settings, observer)
-        plan = _load_plan(storage, uri) or _store_plan(
+        plan = read_plan(storage, uri, PreparePlan) or store_plan(
             storage, uri, _make_plan(settings, files, identity, unit_rows, observer)
         )
         work = _work(settings, plan, uri, tables)
@@ -314,23 +295,6 @@ def _unit(parts: Sequence[Part], files: Sequence[FileInfo], config_hash: str) ->
     # Names sort as the plan does, so that shards read in order of name are in order of input.
     number = f"{parts[0].file:05d}-{parts[0].first_row:09d}"
     return PreparedUnit(unit_id=f"{number}-{content_hash([config_hash, places])[:12]}", parts=tuple(parts))
-
-
-def _load_plan(storage: Storage, run_uri: str) -> PreparePlan | None:
-    uri = join(run_uri, PLAN_FILE)
-    return PreparePlan.model_validate_json(storage.read(uri)) if storage.exists(uri) else None
-
-
-def _store_plan(storage: Storage, run_uri: str, plan: PreparePlan) -> PreparePlan:
-    if storage.create(join(run_uri, PLAN_FILE), plan.model_dump_json(indent=1).encode()):
-        return plan
-    stored = _load_plan(storage, run_uri)
-    if stored is None or (stored.config_hash, stored.input_hash) != (plan.config_hash, plan.input_hash):
-        raise PlanConflictError(
-            f"{run_uri}: expected the stored plan to be for the same settings and inputs; it is not. "
-            "Choose another name or output, or remove the run."
-        )
-    return stored
 
 
 def _work(settings: PrepareSettings, plan: PreparePlan, uri: str, beside: Beside) -> Work:

@@ -72,7 +72,7 @@ def test_actors_with_a_gpu_are_counted_apart_from_those_without() -> None:
         tally.add(footer(str(pid), 1, pid=pid, on_gpu=pid > 0))
     tally.add(footer("3", 1, pid=2, on_gpu=True))  # one that was there already
     assert (tally.facts()["gpu_actors"], tally.facts()["cpu_actors"]) == (2, 1)
-    assert ", 2 GPU actors, 1 CPU actor, " in tally.note()
+    assert ", 2 GPU + 1 CPU actors, " in tally.note()
 
 
 def test_where_no_model_reads_tokens_rows_tell_the_time_to_go() -> None:
