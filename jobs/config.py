@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from jobs.settings import Section, setting
+from jobs.settings import Section, run_name, setting
 
 
 class InputConfig(Section):
@@ -169,6 +169,24 @@ class CostConfig(Section):
     currency: str = setting("USD", "Currency of the prices.", affects_output=False)
 
 
+class LineageConfig(Section):
+    """Who is told of runs, in OpenLineage events; a token for the endpoint comes from OPENLINEAGE_API_KEY."""
+
+    uri: str | None = setting(
+        None,
+        "An HTTP endpoint, such as http://marquez:5000/api/v1/lineage, or a folder for a JSON file an event.",
+        affects_output=False,
+        uri=True,
+    )
+    namespace: str = setting("qrbatch", "Namespace of the jobs in events.", affects_output=False, min_length=1)
+    timeout_s: float = setting(5.0, "Seconds to wait for the endpoint.", affects_output=False, gt=0)
+
+    @field_validator("uri")
+    @classmethod
+    def _without_credentials(cls, uri: str | None) -> str | None:
+        return _address_without_credentials(uri)
+
+
 class StorageConfig(Section):
     """How to reach object storage; credentials come from the environment or the machine's role."""
 
@@ -186,9 +204,13 @@ class StorageConfig(Section):
     @field_validator("endpoint_url")
     @classmethod
     def _without_credentials(cls, endpoint_url: str | None) -> str | None:
-        if endpoint_url and holds_credentials(endpoint_url):
-            raise PydanticCustomError("credentials", "expected an address without user and password")
-        return endpoint_url
+        return _address_without_credentials(endpoint_url)
+
+
+def _address_without_credentials(address: str | None) -> str | None:
+    if address and holds_credentials(address):
+        raise PydanticCustomError("credentials", "expected an address without user and password")
+    return address
 
 
 def holds_credentials(address: str) -> bool:
@@ -199,14 +221,7 @@ def holds_credentials(address: str) -> bool:
 class RerankConfig(Section):
     """Everything ``qrbatch rerank`` can be told."""
 
-    name: str = setting(
-        "rerank",
-        "Name of the run: a-z, 0-9, '.', '_', '-'.",
-        affects_output=False,
-        flag="--name",
-        expected="1 to 64 characters of a-z, 0-9, '.', '_' and '-'",
-        pattern=r"^[a-z0-9._-]{1,64}$",
-    )
+    name: str = run_name("rerank")
     input: InputConfig
     output: OutputConfig
     model: ModelConfig = Field(default_factory=ModelConfig)
@@ -222,3 +237,4 @@ class RerankConfig(Section):
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
     cost: CostConfig = Field(default_factory=CostConfig)
+    lineage: LineageConfig = Field(default_factory=LineageConfig)

@@ -8,13 +8,7 @@ import typer
 from rich.console import Console
 
 from jobs.settings import validate
-from jobs.shell import COMMITTED, exit_code, gather, guarded
-
-Config = Annotated[str | None, typer.Option(help="YAML file with all settings.")]
-Assignments = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; repeatable.")]
-Debug = Annotated[bool, typer.Option(help="Show the traceback of an error.")]
-Output = Annotated[str | None, typer.Option(help="Folder of runs, local or s3://.")]
-Name = Annotated[str | None, typer.Option(help="Name of the run.")]
+from jobs.shell import COMMITTED, Assignments, Config, Debug, Name, Output, exit_code, gather, guarded
 
 
 def prepare(

@@ -16,6 +16,7 @@ from qrcore.shipped import EMBEDDED_MODELS
 
 if TYPE_CHECKING:
     from jobs.detect_config import DetectConfig
+    from jobs.select import SelectConfig
     from pipelines.rerank import RerankSettings
     from pipelines.run import Observer, RunResult, RunSettings
 
@@ -101,18 +102,19 @@ def _encoders(actors: ActorsConfig) -> int:
     return actors.count if actors.gpus else 0
 
 
-def run_settings(config: RerankConfig | DetectConfig, affecting_output: dict[str, Any]) -> RunSettings:
-    """What every run is told, from the sections that all jobs have."""
+def run_settings(config: RerankConfig | DetectConfig | SelectConfig, affecting_output: dict[str, Any]) -> RunSettings:
+    """What every run is told, from the sections that all jobs have; the input of select is found when it runs."""
     from pipelines.cluster import ClusterSettings
+    from pipelines.lineage import LineageSettings
     from pipelines.run import RunSettings
     from pipelines.storage import StorageOptions
     from pipelines.work import PoolSettings
 
     return RunSettings(
-        inputs=config.input.uris,
+        inputs=getattr(config.input, "uris", ()),
         output=config.output.uri,
         name=config.name,
-        skip_bad_files=config.input.on_bad_file == "skip",
+        skip_bad_files=getattr(config.input, "on_bad_file", "fail") == "skip",
         unit_bytes=config.units.max_bytes,
         unit_rows=config.units.max_rows,
         pool=PoolSettings(config.actors.count, config.actors.cpus, config.actors.gpus, _encoders(config.actors)),
@@ -124,4 +126,5 @@ def run_settings(config: RerankConfig | DetectConfig, affecting_output: dict[str
         max_error_rate=config.units.max_error_rate,
         max_killer_rows=config.units.max_killer_rows,
         start_timeout_s=config.actors.start_timeout_s,
+        lineage=LineageSettings(**config.lineage.model_dump()),
     )

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Protocol
 
 import pyarrow as pa
@@ -20,6 +20,7 @@ from pipelines.starts import begin_start, started
 from pipelines.storage import Storage, StorageOptions
 from pipelines.units import UnitRows, to_ipc, unit_rows, unit_uri
 from qrcore.errors import ScoreError
+from qrcore.timing import TOKENISE, seconds_by_part
 
 LOGGER: Final = logging.getLogger(__name__)
 _DEVICE_FAILURE: Final = "CUDA error"
@@ -130,7 +131,9 @@ class AnswerUnit:
 
     def _ask(self, rows: UnitRows) -> tuple[pa.Table, UnitMetrics]:
         try:
-            return self._worker.answer(rows)
+            with seconds_by_part() as spent:
+                table, metrics = self._worker.answer(rows)
+            return table, replace(metrics, tokenise_in_score_s=spent.get(TOKENISE, 0.0))
         except RuntimeError as error:
             if _DEVICE_FAILURE not in str(error):
                 raise

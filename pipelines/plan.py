@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -72,11 +72,9 @@ class Unit(_Record):
         return self.stop - self.start
 
 
-class Plan(_Record):
-    """Everything a run does, before it does it. ``schema_ipc``: the output schema, Arrow IPC in base64; ``carried``:
-    its columns that are copied from the input; ``parent``: the run whose failed rows this one scores again."""
+class RunPlan(_Record):
+    """What the plan of every kind of run says of the run."""
 
-    schema_version: str = SCHEMA_VERSION
     run_id: str
     job: str
     name: str
@@ -84,6 +82,16 @@ class Plan(_Record):
     input_hash: str
     config: dict[str, Any]
     provenance: dict[str, Any]
+
+
+AnyPlan = TypeVar("AnyPlan", bound=RunPlan)
+
+
+class Plan(RunPlan):
+    """Everything a run does, before it does it. ``schema_ipc``: the output schema, Arrow IPC in base64; ``carried``:
+    its columns that are copied from the input; ``parent``: the run whose failed rows this one scores again."""
+
+    schema_version: str = SCHEMA_VERSION
     order: str
     files: tuple[PlannedFile, ...]
     skipped_files: tuple[SkippedFile, ...]
@@ -224,11 +232,11 @@ def _together(row_bytes: np.ndarray, lists: np.ndarray, max_bytes: int, max_rows
     }
 
 
-def store_plan(storage: Storage, run_uri: str, plan: Plan) -> Plan:
+def store_plan(storage: Storage, run_uri: str, plan: AnyPlan) -> AnyPlan:
     """Put the plan create-only; if one is there, it must describe the same work, and it is the one that counts."""
     if storage.create(join(run_uri, PLAN_FILE), plan.model_dump_json(indent=1).encode()):
         return plan
-    stored = load_plan(storage, run_uri)
+    stored = read_plan(storage, run_uri, type(plan))
     if stored is None:
         raise IncompleteRunError(f"{run_uri}: a plan was there and is not any more. Run the same command again.")
     if stored.config_hash != plan.config_hash or stored.input_hash != plan.input_hash:
@@ -241,5 +249,10 @@ def store_plan(storage: Storage, run_uri: str, plan: Plan) -> Plan:
 
 def load_plan(storage: Storage, run_uri: str) -> Plan | None:
     """The stored plan of a run, None if there is none."""
+    return read_plan(storage, run_uri, Plan)
+
+
+def read_plan(storage: Storage, run_uri: str, kind: type[AnyPlan]) -> AnyPlan | None:
+    """The stored plan of a run whose plans are of this kind, None if there is none."""
     uri = join(run_uri, PLAN_FILE)
-    return Plan.model_validate_json(storage.read(uri)) if storage.exists(uri) else None
+    return kind.model_validate_json(storage.read(uri)) if storage.exists(uri) else None

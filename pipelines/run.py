@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Protocol, TypeVar, runtime_checkable
 
 import pyarrow as pa
@@ -40,6 +40,7 @@ from pipelines.identity import code_version, content_hash, input_hash, package_v
 from pipelines.inputs import FileSurvey, list_inputs
 from pipelines.lease import held, leases
 from pipelines.limits import ErrorTally, judged
+from pipelines.lineage import LineageRun, LineageSettings, Source, told
 from pipelines.plan import Plan, Unit, cut_units, encode_schema, load_plan, planned_files, store_plan, usable_surveys
 from pipelines.storage import FileInfo, Storage, StorageOptions, absolute, join
 from pipelines.surveys import survey_files
@@ -60,7 +61,8 @@ class RunSettings:
     comes out, and with it the run's identity. ``row_bytes``: decoded text of a row above which it is an error;
     ``max_error_rate``: share of failed rows above which nothing is committed; ``max_killer_rows``: rows that may kill
     their worker; ``start_timeout_s``: how long to wait for a node that can hold an actor; ``join_others``: help
-    another driver; ``rows_from``: a committed run whose failed rows are scored instead of ``inputs``.
+    another driver; ``rows_from``: a committed run whose failed rows are scored instead of ``inputs``; ``lineage``: who
+    is told of the run.
     """
 
     inputs: tuple[str, ...]
@@ -80,6 +82,7 @@ class RunSettings:
     start_timeout_s: float = 600.0
     join_others: bool = False
     rows_from: str | None = None
+    lineage: LineageSettings = field(default_factory=LineageSettings)
 
 
 class SideFileWriter(Protocol):
@@ -181,7 +184,7 @@ class Observer(Protocol):
 
     def stage(self, message: str) -> None: ...
 
-    def planned(self, plan: Plan, done: frozenset[str]) -> None: ...
+    def planned(self, plan: Planned, done: frozenset[str]) -> None: ...
 
     def unit_done(self, footer: dict[str, Any]) -> None: ...
 
@@ -262,16 +265,37 @@ class _Run(Generic[Facts]):
                 plan = self._store(plan)
             done = find_done(self.storage, self.uri)
             self.observer.planned(plan, frozenset(done))
-            try:
-                write_seconds = self._work(plan, done, from_the_end=bool(others))
-            finally:
-                with suppress(StorageError):
-                    mark_stopped(self.storage, self.uri, self.driver)
-            self.observer.stage("checking every object and committing")
-            # Another driver may have ended first, and with it the work of both.
-            return self._committed() or RunResult(
-                self._commit(plan, bool(done), write_seconds), self.uri, already_committed=False
-            )
+            with told(
+                self._for_lineage(plan), self.settings.lineage, self.settings.storage, self.observer.stage
+            ) as end:
+                result = self._work_and_commit(plan, done, from_the_end=bool(others))
+                end(result.manifest)
+            return result
+
+    def _work_and_commit(self, plan: Plan, done: set[str], *, from_the_end: bool) -> RunResult:
+        try:
+            write_seconds = self._work(plan, done, from_the_end=from_the_end)
+        finally:
+            with suppress(StorageError):
+                mark_stopped(self.storage, self.uri, self.driver)
+        self.observer.stage("checking every object and committing")
+        # Another driver may have ended first, and with it the work of both.
+        return self._committed() or RunResult(
+            self._commit(plan, bool(done), write_seconds), self.uri, already_committed=False
+        )
+
+    def _for_lineage(self, plan: Plan) -> LineageRun:
+        asked = self.settings.inputs or tuple(file.uri for file in plan.files)
+        return LineageRun(
+            job=plan.job,
+            name=plan.name,
+            run_id=plan.run_id,
+            driver=self.driver,
+            inputs=tuple(absolute(uri) for uri in asked),
+            sources=tuple(Source(file.uri, file.size, file.rows) for file in plan.files),
+            output=self.uri,
+            columns={field.name: str(field.type) for field in plan.output_schema},
+        )
 
     def _committed(self) -> RunResult | None:
         committed = load_manifest(self.storage, self.uri)

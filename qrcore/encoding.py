@@ -15,6 +15,7 @@ from qrcore.ordering import prompt_order
 from qrcore.prompts import PromptFormat
 from qrcore.records import Document, Order, RankRequest, Span
 from qrcore.requests import check_request
+from qrcore.timing import TOKENISE, part
 from qrcore.tokens import EncodedPrompt, PromptEncoder, SpecialTokens
 
 QuerySpan = Literal["official", "query"]
@@ -81,6 +82,7 @@ class RequestEncoder:
         self._query_span = query_span
         self._order = order
 
+    @part(TOKENISE)
     def encode(self, request: RankRequest) -> EncodedRequest:
         """The request in tokens. Raises :class:`ScoreError` for one that cannot be answered."""
         check_request(request)

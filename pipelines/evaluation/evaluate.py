@@ -10,13 +10,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pipelines.evaluation.measuring import BUNDLE_MEASURES, RANKING_MEASURES, Values, check_measures, measure
 from pipelines.evaluation.readings import Reading, read_reading
 from pipelines.evaluation.tests_of_difference import holm, mean_interval, randomisation_test
 from pipelines.labels import Qrels, load_qrels
 from pipelines.measures import paired_bootstrap
+from pipelines.report.records import Record
 from pipelines.storage import Storage, StorageOptions, absolute, join
 from pipelines.trec import write_qrels, write_run
 from qrcore.errors import InputError
@@ -24,11 +25,7 @@ from qrcore.errors import InputError
 _NAMED = 20
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class MeasuredValue(_Record):
+class MeasuredValue(Record):
     """A mean over the judged queries with its 95 % bootstrap interval."""
 
     measure: str
@@ -37,7 +34,7 @@ class MeasuredValue(_Record):
     high: float
 
 
-class MeasuredRun(_Record):
+class MeasuredRun(Record):
     """One run against the judgements."""
 
     name: str
@@ -55,7 +52,7 @@ class MeasuredRun(_Record):
     gold_missing: int = Field(description="relevant documents that stand nowhere in the run's list of their query")
 
 
-class Comparison(_Record):
+class Comparison(Record):
     """Two runs on one measure: a minus b over the judged queries."""
 
     a: str
@@ -71,7 +68,7 @@ class Comparison(_Record):
     ties: int
 
 
-class Evaluation(_Record):
+class Evaluation(Record):
     """Everything that ``evaluation.json`` says."""
 
     schema_version: str = "1.0"

@@ -7,30 +7,26 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import pairwise
 from typing import Any, Final
-
-import numpy as np
 
 from pipelines.commit import StoredUnit
 from pipelines.labels import Qrels
-from pipelines.measures import DEFAULT_MEASURES, evaluate, paired_bootstrap, reciprocal_rank_fusion
+from pipelines.measures import evaluate, paired_bootstrap, reciprocal_rank_fusion
 from pipelines.plan import Plan
 from pipelines.report import model
 from pipelines.report.costs import cost_of
+from pipelines.report.distributions import distribution as distribution
+from pipelines.report.pace import throughput, unit_of, wall_seconds
 from qrcore.matching import length_warnings
 from qrcore.records import DETECTION_QUERY
 
 _EXAMPLES_PER_CODE: Final = 3
 _EXAMPLES_WITHOUT_LABELS: Final = 3
 _MOVEMENT_DEPTH: Final = 20
-_BINS: Final = 20
-# A pause between units that is longer than this is downtime, not work.
-_BRIDGED_GAP_S: Final = 10.0
-_SPAN: Final = ("started_at", "finished_at")
 _BOOTSTRAP_SEED: Final = 20250609
 _MEASURE_NAMES: Final = {"ndcg@10": "nDCG@10"}
-_SUMMED: Final = ("rows", "scored", "failed", "uninformative", "prompt_tokens")
+_SUMMED: Final = ("rows", "scored", "failed", "uninformative")
+_MEASURES: Final = ("ndcg@10", "recall@10", "recall@5", "recall@1")
 
 #: Looks up query texts: query_id -> (input URI, row) to query_id -> text.
 QueryTexts = Callable[[Mapping[str, tuple[str, int]]], Mapping[str, str]]
@@ -135,13 +131,21 @@ class ReportBuilder:
                 output_bytes=self._output_bytes,
             ),
             errors=self._error_groups(),
-            throughput=self._throughput(facts, totals),
-            cost=cost_of(self._plan.config, self._footers, _wall_seconds(self._footers)),
-            units=tuple(_unit(footer, facts.write_seconds) for footer in self._footers),
+            throughput=throughput(
+                self._plan.config,
+                self._footers,
+                facts.write_seconds,
+                facts.started_at,
+                facts.finished_at,
+                resumed=facts.resumed,
+            ),
+            cost=cost_of(self._plan.config, self._footers, wall_seconds(self._footers)),
+            units=tuple(unit_of(footer, facts.write_seconds) for footer in self._footers),
             distributions=model.Distributions(
                 prompt_tokens=distribution(self._prompt_tokens),
                 candidates=distribution(self._candidates),
                 unit_seconds=distribution([footer["score_s"] for footer in self._footers]),
+                unit_wait=distribution([footer.get("wait_s", 0.0) for footer in self._footers]),
                 margin=distribution(self._margins),
             ),
             movement=self._movement(),
@@ -181,21 +185,6 @@ class ReportBuilder:
             for (code, kind), count in self._errors.most_common()
         )
 
-    def _throughput(self, facts: RunFacts, totals: Mapping[str, int]) -> model.Throughput:
-        wall = _wall_seconds(self._footers)
-        return model.Throughput(
-            prompt_tokens=totals["prompt_tokens"],
-            tokens_per_second=totals["prompt_tokens"] / wall if wall else 0.0,
-            rows_per_second=totals["rows"] / wall if wall else 0.0,
-            seconds=model.RunSeconds(
-                read=sum(footer["read_s"] for footer in self._footers),
-                score=sum(footer["score_s"] for footer in self._footers),
-                write=sum(facts.write_seconds.values()),
-                wait=sum(footer.get("wait_s", 0.0) for footer in self._footers),
-                wall=wall,
-            ),
-        )
-
     def _movement(self) -> model.Movement | None:
         if not self._moves or not self._has_first_stage:
             return None
@@ -214,9 +203,9 @@ class ReportBuilder:
                 qrels=qrels_uri, judged_queries=0, missing_queries=missing, detection_queries=seen, measures=()
             )
         fused = {q: reciprocal_rank_fusion([orders.first_stage[q], orders.reranked[q]]) for q in scored}
-        before, after, both = (evaluate(scored, run) for run in (orders.first_stage, orders.reranked, fused))
+        before, after, both = (evaluate(scored, run, _MEASURES) for run in (orders.first_stage, orders.reranked, fused))
         measures = []
-        for name in DEFAULT_MEASURES:
+        for name in _MEASURES:
             difference = paired_bootstrap(after.per_query[name], before.per_query[name], _BOOTSTRAP_SEED)
             measures.append(
                 model.Measure(
@@ -278,70 +267,6 @@ class ReportBuilder:
 def _first_stage_place(item: Mapping[str, Any]) -> tuple[int, float, str]:
     score = item["input_score"]
     return item["input_rank"], math.inf if score is None else -score, item["doc_id"]
-
-
-def _unit(footer: Mapping[str, Any], write_seconds: Mapping[str, float]) -> model.Unit:
-    return model.Unit(
-        unit_id=footer["unit_id"],
-        rows=footer["rows"],
-        failed=footer["failed"],
-        prompt_tokens=footer["prompt_tokens"],
-        seconds=model.StageSeconds(
-            read=footer["read_s"],
-            score=footer["score_s"],
-            write=write_seconds.get(footer["unit_id"], 0.0),
-            wait=footer.get("wait_s", 0.0),
-        ),
-        memory_bytes=footer.get("memory_bytes", 0),
-        gpu_memory_bytes=footer.get("gpu_memory_bytes", 0),
-        started_at=footer["started_at"],
-        finished_at=footer["finished_at"],
-        actor_pid=footer["actor_pid"],
-        node=footer["node"],
-    )
-
-
-def _wall_seconds(footers: Sequence[Mapping[str, Any]]) -> float:
-    """Seconds in which units were being scored: a resumed run is not charged for the time it lay still."""
-    spans = sorted(tuple(datetime.fromisoformat(footer[key]) for key in _SPAN) for footer in footers)
-    seconds, busy_until = 0.0, None
-    for start, end in spans:
-        if busy_until is None or (start - busy_until).total_seconds() > _BRIDGED_GAP_S:
-            busy_until = start
-        seconds += max(0.0, (end - busy_until).total_seconds())
-        busy_until = max(busy_until, end)
-    return seconds
-
-
-def idle_seconds(footers: Sequence[Mapping[str, Any]]) -> float:
-    """Seconds that actors stood still between two of their units, all actors together; a run's pauses do not count."""
-    spans: dict[tuple[str, int], list[tuple[datetime, datetime]]] = defaultdict(list)
-    for footer in footers:
-        start, end = (datetime.fromisoformat(footer[key]) for key in _SPAN)
-        spans[footer["node"], footer["actor_pid"]].append((start, end))
-    gaps = [
-        (after[0] - before[1]).total_seconds() for mine in spans.values() for before, after in pairwise(sorted(mine))
-    ]
-    return sum(gap for gap in gaps if 0.0 < gap <= _BRIDGED_GAP_S)
-
-
-def distribution(values: Sequence[float]) -> model.Distribution:
-    """Percentiles and a histogram of these values."""
-    if not values:
-        return model.Distribution(p5=None, p50=None, p95=None, max=None, edges=(), counts=())
-    p5, p50, p95 = np.percentile(values, [5, 50, 95])
-    counts, edges = np.histogram(values, bins=_bins(values))
-    return model.Distribution(
-        p5=p5, p50=p50, p95=p95, max=max(values), edges=tuple(edges.tolist()), counts=tuple(counts.tolist())
-    )
-
-
-def _bins(values: Sequence[float]) -> int:
-    spread = max(values) - min(values)
-    if all(isinstance(value, int) for value in values):
-        return min(_BINS, max(1, int(spread)))
-    # Values that differ by rounding alone leave no room for more edges between them.
-    return _BINS if spread > 1e-9 * max(abs(max(values)), abs(min(values))) else 1
 
 
 def _provenance(plan: Plan) -> model.Provenance:

@@ -27,7 +27,7 @@ from jobs.config import RerankConfig
 from jobs.rerank import pipeline_settings
 from jobs.settings import validate
 from pipelines.cluster import ClusterSettings, ray_session
-from pipelines.report.build import idle_seconds
+from pipelines.report.pace import wall_seconds
 from pipelines.rerank import run as rerank
 from qrcore import Ranking, RankRequest, load_scorer
 from tests.benchmarks.machine import write_part
@@ -58,7 +58,7 @@ def whole_run(folder: Path, count: int = _LISTS, rounds: int = 3) -> dict[str, A
         _run(shard, folder / f"out-{number}", observer)
         whole.append(time.perf_counter() - started)
         scoring.append(_span_s(observer.footers))
-        idle.append(idle_seconds(observer.footers) / _span_s(observer.footers))
+        idle.append(1.0 - sum(one["score_s"] for one in observer.footers) / wall_seconds(observer.footers))
     return {
         "lists": count,
         "bare_s": statistics.median(bare),

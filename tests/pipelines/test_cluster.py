@@ -1,3 +1,5 @@
+"""Starting, joining and checking Ray, and what stands behind its errors."""
+
 from __future__ import annotations
 
 import os

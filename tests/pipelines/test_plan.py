@@ -1,3 +1,5 @@
+"""Surveys of input files, units cut from them, and a plan that is stored once."""
+
 from __future__ import annotations
 
 import errno
