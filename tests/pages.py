@@ -143,8 +143,13 @@ def _rows(kind: type[Any], prefix: str) -> Iterator[tuple[str, ...]]:
             _default(field),
             f"`{flag}`" if flag else "",
             "yes" if fact(field, "affects_output") else "",
-            str(field.description).replace("|", "\\|"),
+            in_a_cell(str(field.description)),
         )
+
+
+def in_a_cell(text: str) -> str:
+    """Text that Markdown takes neither for the end of a cell nor for HTML."""
+    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 def _default(field: FieldInfo) -> str:

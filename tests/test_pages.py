@@ -9,7 +9,7 @@ import pytest
 
 from jobs.job_configs import JOB_CONFIGS, config_of
 from jobs.settings import leaves
-from tests.pages import ROOMS, ROOT, files, own_settings, pages, replaced, shared_settings, tree
+from tests.pages import ROOMS, ROOT, files, in_a_cell, own_settings, pages, replaced, shared_settings, tree
 
 needs_git = pytest.mark.skipif(
     shutil.which("git") is None or not (ROOT / ".git").exists(), reason="not a git checkout: its files are not known"
@@ -42,7 +42,8 @@ def test_every_setting_of_every_job_stands_in_its_table_or_in_that_of_all() -> N
         own = own_settings(job)
         for name, field in leaves(config_of(job)).items():
             line = next(one for one in (own + "\n" + shared).splitlines() if one.startswith(f"| `{name}` |"))
-            assert line.endswith(f"| {str(field.description).replace('|', chr(92) + '|')} |")
+            assert line.endswith(f"| {in_a_cell(str(field.description))} |")
+    assert "<" not in shared
     assert "| `actors.count` | `2` |  |  | Number of scoring actors. |" in shared
     assert "| `scoring.null_query` | `N/A` |  | yes |" in own_settings("rerank")
 
