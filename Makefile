@@ -7,7 +7,7 @@ DEMO_OUTPUT ?= demo-output
 # Torch's thread pools fight when several processes share two cores; Ray's actors set their own number.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help venv demo test test-slow check format bench chaos study train lock
+.PHONY: help venv demo test test-slow check format bench chaos study train lock pages picture
 
 help:
 	@echo "make demo       re-rank real documentation with the embedded model, and print what came out"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench      benchmarks    make study  quality of the embedded model on real collections"
 	@echo "make train      train the embedded models again (hours on two cores)"
 	@echo "make venv       only the environment    make lock  write infra/constraints.txt anew"
+	@echo "make pages      README's tree and the jobs' settings from the code    make picture  README's picture"
 
 venv: $(STAMP)
 
@@ -50,7 +51,7 @@ format: venv
 	$(BIN)/ruff check --fix .
 
 bench: venv
-	for part in engine memory packing loading detection; do $(BIN)/python -m tests.benchmarks.$$part || exit; done
+	for part in engine memory packing loading detection pipeline; do $(BIN)/python -m tests.benchmarks.$$part || exit; done
 
 # KILLS: at each named point.
 KILLS ?= 5
@@ -73,10 +74,17 @@ $(HEADS)/lists/.built: tests/benchmarks/head_lists.py tests/benchmarks/embedded_
 study: venv $(LISTS)/.built $(HEADS)/lists/.built
 	$(BIN)/python -m tests.benchmarks.embedded_study --lists $(LISTS)
 	$(BIN)/python -m tests.benchmarks.head_study --lists $(HEADS)/lists --work $(HEADS)
+	$(BIN)/python -m tests.benchmarks.precision --lists $(HEADS)/lists
 
 lock: venv
 	{ echo "# Exact versions of everything that make venv installs (Python 3.11, Linux). Written by: make lock"; \
 	  $(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+cpu$$//'; } > infra/constraints.txt
+
+pages: venv
+	$(BIN)/python -m tests.pages
+
+picture: venv
+	$(BIN)/python -m tests.picture
 
 # TEXT: a Parquet file or folder with a column text; QUESTIONS: one with question rows.
 train: venv $(LISTS)/.built

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 from rich.console import Console
 
-from jobs.config import ActorsConfig, ClusterConfig, OutputConfig, StorageConfig, UnitsConfig
+from jobs.config import ActorsConfig, ClusterConfig, LineageConfig, OutputConfig, StorageConfig, UnitsConfig
 from jobs.console import show_line
-from jobs.rerank import absolute_model, with_endpoint
-from jobs.settings import Section, flatten, setting
+from jobs.rerank import absolute_model, run_settings, with_endpoint
+from jobs.settings import Section, flatten, run_name, setting
 from qrcore.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -74,14 +74,7 @@ class GeneratorConfig(Section):
 class AnswerConfig(Section):
     """Everything ``qrbatch answer`` can be told."""
 
-    name: str = setting(
-        "answer",
-        "Name of the run: a-z, 0-9, '.', '_', '-'.",
-        affects_output=False,
-        flag="--name",
-        expected="1 to 64 characters of a-z, 0-9, '.', '_' and '-'",
-        pattern=r"^[a-z0-9._-]{1,64}$",
-    )
+    name: str = run_name("answer")
     input: AnsweredConfig
     output: OutputConfig
     qrels: str | None = setting(
@@ -92,6 +85,7 @@ class AnswerConfig(Section):
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    lineage: LineageConfig = Field(default_factory=LineageConfig)
 
 
 def answer(config: AnswerConfig, observer: Observer) -> RunResult:
@@ -104,29 +98,12 @@ def answer(config: AnswerConfig, observer: Observer) -> RunResult:
 def pipeline_settings(config: AnswerConfig, environment: Mapping[str, str] = MappingProxyType({})) -> AnswerSettings:
     """The pipeline's settings for this configuration in this environment."""
     from pipelines.answer import AnswerSettings, GeneratorSettings
-    from pipelines.cluster import ClusterSettings
-    from pipelines.run import RunSettings
-    from pipelines.storage import StorageOptions
-    from pipelines.work import PoolSettings
 
     model = config.model
     return AnswerSettings(
-        run=RunSettings(
-            inputs=(),
-            output=config.output.uri,
-            name=config.name,
-            skip_bad_files=False,
-            unit_bytes=config.units.max_bytes,
-            unit_rows=config.units.max_rows,
-            pool=PoolSettings(config.actors.count, config.actors.cpus, config.actors.gpus),
-            cluster=ClusterSettings(config.cluster.address),
-            storage=StorageOptions(**with_endpoint(config.storage, environment).model_dump()),
-            config=flatten(config),
-            affecting_output=flatten(config, only_affecting_output=True),
-            row_bytes=config.units.max_row_bytes,
-            max_error_rate=config.units.max_error_rate,
-            max_killer_rows=config.units.max_killer_rows,
-            start_timeout_s=config.actors.start_timeout_s,
+        run=run_settings(
+            config.model_copy(update={"storage": with_endpoint(config.storage, environment)}),
+            flatten(config, only_affecting_output=True),
         ),
         source=config.input.uri,
         context=config.input.context,

@@ -8,14 +8,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from jobs import context_cli, runs
+from jobs import context_cli, operate, runs
 from jobs.config import RerankConfig
 from jobs.demo import QUESTIONS, show_demo
 from jobs.demo import demo as run_demo
 from jobs.logs import LogFormat, use_format
-from jobs.operate import add_commands
 from jobs.settings import validate
-from jobs.shell import COMMITTED, exit_code, gather, guarded
+from jobs.shell import COMMITTED, Assignments, Config, Debug, Heads, Inputs, Model, Output, exit_code, gather, guarded
 
 app = typer.Typer(
     name="qrbatch",
@@ -38,8 +37,6 @@ for command in (
 ):
     app.command()(command)
 
-Debug = Annotated[bool, typer.Option(help="Show the traceback of an error.")]
-
 
 @app.callback()
 def _program(
@@ -57,12 +54,10 @@ def _program(
 
 @app.command()
 def rerank(
-    inputs: Annotated[
-        list[str] | None, typer.Option("--input", help="Parquet file, folder or run; repeatable.")
-    ] = None,
-    output: Annotated[str | None, typer.Option(help="Folder of runs, local or s3://.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model folder, hub id, 'embedded' or 'embedded-gqa'.")] = None,
-    heads: Annotated[str | None, typer.Option(help="Head set: list, 'all', name or JSON file.")] = None,
+    inputs: Inputs = None,
+    output: Output = None,
+    model: Model = None,
+    heads: Heads = None,
     prompt: Annotated[str | None, typer.Option(help="Prompt format: auto, chat, plain or a name.")] = None,
     contexts: Annotated[
         str | None, typer.Option(help="Lists that do not fit one prompt: error (default) or tournament.")
@@ -76,9 +71,9 @@ def rerank(
         str | None, typer.Option("--rows-from", help="Score only the failed rows of a committed run: RUN/errors.")
     ] = None,
     join: Annotated[bool, typer.Option("--join", help="Help another driver that works on the same run.")] = False,
-    config: Annotated[str | None, typer.Option(help="YAML file with all settings.")] = None,
-    assignments: Annotated[list[str] | None, typer.Option("--set", help="section.field=value; repeatable.")] = None,
-    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    config: Config = None,
+    assignments: Assignments = None,
+    debug: Debug = False,
 ) -> None:
     """Re-rank the candidates of every query in Parquet shards."""
     flags = {
@@ -115,7 +110,7 @@ def demo(
     output: Annotated[str, typer.Option(help="Folder for the collection and its run.")] = "demo-output",
     questions: Annotated[str, typer.Option(help="Questions with their judged answers (JSON lines).")] = QUESTIONS,
     split: Annotated[str | None, typer.Option(help="Only the questions of this split: dev or test.")] = None,
-    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    debug: Debug = False,
 ) -> None:
     """Re-rank real questions over this Python's own documentation with the embedded model."""
     raise typer.Exit(guarded(lambda: _demo(output, questions, split), debug))
@@ -136,12 +131,10 @@ def _demo(output: str, questions: str, split: str | None) -> int:
 
 @app.command()
 def detect(
-    inputs: Annotated[
-        list[str] | None, typer.Option("--input", help="Parquet file, folder or run; repeatable.")
-    ] = None,
+    inputs: Inputs = None,
     qrels: Annotated[str | None, typer.Option(help="Judgements: which candidates are relevant.")] = None,
-    output: Annotated[str | None, typer.Option(help="Folder of runs, local or s3://.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model folder, hub id, 'embedded' or 'embedded-gqa'.")] = None,
+    output: Output = None,
+    model: Model = None,
     method: Annotated[str | None, typer.Option(help="The method that chooses: qrscore, ndcg, core or copy.")] = None,
     top: Annotated[int | None, typer.Option(help="Heads to choose.")] = None,
     compare: Annotated[
@@ -149,8 +142,8 @@ def detect(
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="Prompt format: auto, chat, plain or a name.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run and of the head set.")] = None,
-    config: Annotated[str | None, typer.Option(help="YAML file with all settings.")] = None,
-    assignments: Annotated[list[str] | None, typer.Option("--set", help="section.field=value; repeatable.")] = None,
+    config: Config = None,
+    assignments: Assignments = None,
     debug: Debug = False,
 ) -> None:
     """Find the retrieval heads of a model on labelled examples, and prove the choice on others."""
@@ -190,10 +183,10 @@ def _detect(config_file: str | None, flags: dict[str, Any], assignments: list[st
 def needles(
     inputs: Annotated[list[str] | None, typer.Option("--input", help="Parquet text shards; repeatable.")] = None,
     output: Annotated[str | None, typer.Option(help="Folder for the trials, local or s3://.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model folder, hub id, 'embedded' or 'embedded-gqa'.")] = None,
+    model: Model = None,
     prompt: Annotated[str | None, typer.Option(help="Prompt format: auto, chat, plain or a name.")] = None,
-    config: Annotated[str | None, typer.Option(help="YAML file with all settings.")] = None,
-    assignments: Annotated[list[str] | None, typer.Option("--set", help="section.field=value; repeatable.")] = None,
+    config: Config = None,
+    assignments: Assignments = None,
     debug: Debug = False,
 ) -> None:
     """Hide needles in haystacks of your own text: trials for finding copying heads."""
@@ -226,9 +219,9 @@ def train_embedded(
     questions: Annotated[list[str] | None, typer.Option(help="Parquet question rows; repeatable.")] = None,
     evaluation: Annotated[str | None, typer.Option(help="Folder of judged lists to measure the model on.")] = None,
     output: Annotated[str | None, typer.Option(help="The model folder, local or s3://.")] = None,
-    config: Annotated[str | None, typer.Option(help="YAML file with all settings.")] = None,
-    assignments: Annotated[list[str] | None, typer.Option("--set", help="section.field=value; repeatable.")] = None,
-    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    config: Config = None,
+    assignments: Assignments = None,
+    debug: Debug = False,
 ) -> None:
     """Train a small model with retrieval heads on your own text, and measure it; the same command resumes."""
     flags = {
@@ -325,8 +318,8 @@ def _compare_heads(first: str, second: str) -> int:
     return COMMITTED
 
 
-runs.register(app, guarded)
-add_commands(app, guarded)
+for module in (runs, operate):
+    module.add_commands(app)
 
 
 def main() -> None:

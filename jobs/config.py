@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from jobs.settings import Section, setting
+from jobs.settings import Section, run_name, setting
 
 
 class InputConfig(Section):
@@ -119,11 +119,26 @@ class ContextsConfig(Section):
     window_tokens: int | None = setting(
         None, "Tokens of a prompt at most; empty: what the model is made for.", affects_output=True, gt=0
     )
+
+
+class EngineConfig(Section):
+    """How actors use their machine; scores change by rounding at most."""
+
+    pack_tokens: int = setting(
+        4096,
+        "Tokens of short prompts that share a pass; 0: each alone, so that no neighbour changes the rounding.",
+        affects_output=True,
+        ge=0,
+    )
+    chunk_tokens: int = setting(2048, "Tokens that go through a layer at once.", affects_output=True, gt=0)
     memory_bytes: int | None = setting(
         None,
-        "Bytes that weights and a pass may take in an actor, which bounds windows, too; empty: no bound.",
+        "Bytes that weights and a pass may take: rows that need more fail, windows are cut to fit. Empty: no limit.",
         affects_output=True,
         gt=0,
+    )
+    attention_kernel: Literal["auto", "flash", "cudnn", "efficient", "math"] = setting(
+        "auto", "Attention kernel of a GPU; auto: torch chooses.", affects_output=True
     )
 
 
@@ -160,6 +175,12 @@ class ActorsConfig(Section):
     cpus: float = setting(1.0, "CPUs that Ray reserves for one actor.", affects_output=False, gt=0)
     gpus: float = setting(0.0, "GPUs that Ray reserves for one actor.", affects_output=False, ge=0)
     threads: int = setting(1, "CPU threads of torch in one actor.", affects_output=False, gt=0)
+    tokenisers: int | None = setting(
+        None,
+        "Actors of half a CPU that tokenise whole lists ahead; empty: as many as scoring actors with GPUs, else none.",
+        affects_output=False,
+        ge=0,
+    )
     start_timeout_s: float = setting(
         600.0, "Seconds to wait for a node that can hold an actor.", affects_output=False, gt=0
     )
@@ -179,6 +200,24 @@ class CostConfig(Section):
     currency: str = setting("USD", "Currency of the prices.", affects_output=False)
 
 
+class LineageConfig(Section):
+    """Who is told of runs, in OpenLineage events; a token for the endpoint comes from OPENLINEAGE_API_KEY."""
+
+    uri: str | None = setting(
+        None,
+        "An HTTP endpoint, such as http://marquez:5000/api/v1/lineage, or a folder for a JSON file an event.",
+        affects_output=False,
+        uri=True,
+    )
+    namespace: str = setting("qrbatch", "Namespace of the jobs in events.", affects_output=False, min_length=1)
+    timeout_s: float = setting(5.0, "Seconds to wait for the endpoint.", affects_output=False, gt=0)
+
+    @field_validator("uri")
+    @classmethod
+    def _without_credentials(cls, uri: str | None) -> str | None:
+        return _address_without_credentials(uri)
+
+
 class StorageConfig(Section):
     """How to reach object storage; credentials come from the environment or the machine's role."""
 
@@ -196,9 +235,13 @@ class StorageConfig(Section):
     @field_validator("endpoint_url")
     @classmethod
     def _without_credentials(cls, endpoint_url: str | None) -> str | None:
-        if endpoint_url and holds_credentials(endpoint_url):
-            raise PydanticCustomError("credentials", "expected an address without user and password")
-        return endpoint_url
+        return _address_without_credentials(endpoint_url)
+
+
+def _address_without_credentials(address: str | None) -> str | None:
+    if address and holds_credentials(address):
+        raise PydanticCustomError("credentials", "expected an address without user and password")
+    return address
 
 
 def holds_credentials(address: str) -> bool:
@@ -209,19 +252,13 @@ def holds_credentials(address: str) -> bool:
 class RerankConfig(Section):
     """Everything ``qrbatch rerank`` can be told."""
 
-    name: str = setting(
-        "rerank",
-        "Name of the run: a-z, 0-9, '.', '_', '-'.",
-        affects_output=False,
-        flag="--name",
-        expected="1 to 64 characters of a-z, 0-9, '.', '_' and '-'",
-        pattern=r"^[a-z0-9._-]{1,64}$",
-    )
+    name: str = run_name("rerank")
     input: InputConfig
     output: OutputConfig
     model: ModelConfig = Field(default_factory=ModelConfig)
     scoring: ScoringConfig = Field(default_factory=ScoringConfig)
     contexts: ContextsConfig = Field(default_factory=ContextsConfig)
+    engine: EngineConfig = Field(default_factory=EngineConfig)
     join: bool = setting(False, "Help another driver that works on the same run.", affects_output=False, flag="--join")
     qrels: str | None = setting(
         None, "Judgements (Parquet) for the report's quality table.", affects_output=False, flag="--qrels", uri=True
@@ -232,3 +269,4 @@ class RerankConfig(Section):
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
     cost: CostConfig = Field(default_factory=CostConfig)
+    lineage: LineageConfig = Field(default_factory=LineageConfig)

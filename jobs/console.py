@@ -147,7 +147,7 @@ class Tally:
         self._clock = clock
         self._started = clock()
         self._work_done = self._tokens = 0
-        self._actors: set[tuple[str, int]] = set()
+        self._actors: dict[tuple[str, int], bool] = {}
         self.rows = sum(rows for rows, _ in units.values())
         self.rows_done = self.units_done = self.failed = 0
 
@@ -159,7 +159,7 @@ class Tally:
         self._tokens += footer["prompt_tokens"]
         self._work_done += self._work.get(footer["unit_id"], 0)
         if "actor_pid" in footer:
-            self._actors.add((footer["node"], footer["actor_pid"]))
+            self._actors[(footer["node"], footer["actor_pid"])] = footer.get("on_gpu", False)
 
     @property
     def is_done(self) -> bool:
@@ -176,7 +176,8 @@ class Tally:
             "rows_done": self.rows_done,
             "rows": self.rows,
             "failed_rows": self.failed,
-            "actors": len(self._actors),
+            "gpu_actors": sum(self._actors.values()),
+            "cpu_actors": len(self._actors) - sum(self._actors.values()),
             "tokens_per_s": round(self._tokens / seconds),
             "rows_per_s": round(self.rows_done / seconds, 1),
             "eta_s": round(seconds * left / self._work_done) if self._work_done else None,
@@ -188,7 +189,9 @@ class Tally:
         speed = f"{facts['tokens_per_s']:,} tokens/s" if self._tokens else f"{facts['rows_per_s']:,} rows/s"
         parts = [f"{facts['units_done']}/{facts['units']} units"] + ([speed] if self.units_done else [])
         parts += [f"{self.failed} failed"] if self.failed else []
-        parts += [f"{facts['actors']} actor{'s' if facts['actors'] > 1 else ''}"] if facts["actors"] else []
+        kinds = {kind: facts[f"{kind.lower()}_actors"] for kind in ("GPU", "CPU")}
+        actors = " + ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
+        parts += [f"{actors} actor{'s' if sum(kinds.values()) > 1 else ''}"] if actors else []
         parts += [f"{_minutes(facts['eta_s'])} to go"] if facts["eta_s"] is not None else []
         return ", ".join(parts)
 

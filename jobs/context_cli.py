@@ -8,13 +8,7 @@ import typer
 from rich.console import Console
 
 from jobs.settings import validate
-from jobs.shell import COMMITTED, exit_code, gather, guarded
-
-Config = Annotated[str | None, typer.Option(help="YAML file with all settings.")]
-Assignments = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; repeatable.")]
-Debug = Annotated[bool, typer.Option(help="Show the traceback of an error.")]
-Output = Annotated[str | None, typer.Option(help="Folder of runs, local or s3://.")]
-Name = Annotated[str | None, typer.Option(help="Name of the run.")]
+from jobs.shell import COMMITTED, Assignments, Config, Debug, Name, Output, exit_code, gather, guarded
 
 
 def prepare(
@@ -179,6 +173,11 @@ Measures = Annotated[
 ]
 
 
+AllowSeen = Annotated[
+    bool, typer.Option("--allow-detection-queries", help="Measure queries that a run's heads were found on, too.")
+]
+
+
 def evaluate(
     runs: Annotated[
         list[str] | None, typer.Option("--input", help="Committed run, TREC run file or Parquet; repeatable.")
@@ -187,12 +186,20 @@ def evaluate(
     output: Folder = None,
     measures: Measures = None,
     trec: Annotated[bool, typer.Option("--trec", help="Write TREC files, too.")] = False,
+    detection_queries: AllowSeen = False,
     config: Config = None,
     assignments: Assignments = None,
     debug: Debug = False,
 ) -> None:
     """Measure rankings or bundles against judgements, and test the differences between runs."""
-    flags = {"runs": runs or None, "qrels": qrels, "output": output, "measures": measures or None, "trec": trec or None}
+    flags = {
+        "runs": runs or None,
+        "qrels": qrels,
+        "output": output,
+        "measures": measures or None,
+        "trec": trec or None,
+        "detection_queries": detection_queries or None,
+    }
     raise typer.Exit(guarded(lambda: _evaluate(config, flags, assignments or []), debug))
 
 
@@ -214,12 +221,19 @@ def compare(
     qrels: Qrels = None,
     output: Folder = None,
     measures: Measures = None,
+    detection_queries: AllowSeen = False,
     config: Config = None,
     assignments: Assignments = None,
     debug: Debug = False,
 ) -> None:
     """Compare two runs query by query, with a page that shows where each is better."""
-    flags = {"runs": [run_a, run_b], "qrels": qrels, "output": output, "measures": measures or None}
+    flags = {
+        "runs": [run_a, run_b],
+        "qrels": qrels,
+        "output": output,
+        "measures": measures or None,
+        "detection_queries": detection_queries or None,
+    }
     raise typer.Exit(guarded(lambda: _compare(config, flags, assignments or []), debug))
 
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from jobs.config import ActorsConfig, ClusterConfig, OutputConfig, StorageConfig, UnitsConfig
-from jobs.settings import Section, setting
+from jobs.config import ActorsConfig, ClusterConfig, LineageConfig, OutputConfig, StorageConfig, UnitsConfig
+from jobs.settings import Section, run_name, setting
 
 
 class ExamplesConfig(Section):
@@ -97,14 +97,7 @@ class CopyingConfig(Section):
 class DetectConfig(Section):
     """Everything ``qrbatch detect`` can be told."""
 
-    name: str = setting(
-        "detect",
-        "Name of the run and of the head set: a-z, 0-9, '.', '_', '-'.",
-        affects_output=False,
-        flag="--name",
-        expected="1 to 64 characters of a-z, 0-9, '.', '_' and '-'",
-        pattern=r"^[a-z0-9._-]{1,64}$",
-    )
+    name: str = run_name("detect", "Name of the run and of the head set")
     input: ExamplesConfig
     output: OutputConfig
     qrels: str = setting(..., "Judgements (Parquet).", affects_output=False, flag="--qrels", uri=True)
@@ -131,3 +124,4 @@ class DetectConfig(Section):
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    lineage: LineageConfig = Field(default_factory=LineageConfig)

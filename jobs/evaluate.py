@@ -39,6 +39,12 @@ class EvaluateConfig(Section):
     seed: int = setting(0, "Of the bootstrap and the randomisation test.", affects_output=True, ge=0)
     rounds: int = setting(10_000, "Rounds of both.", affects_output=True, gt=0)
     trec: bool = setting(False, "Write runs and judgements as TREC files, too.", affects_output=True)
+    detection_queries: bool = setting(
+        False,
+        "Measure queries that a run's heads were found on, too; their number is kept with the result.",
+        affects_output=True,
+        flag="--allow-detection-queries",
+    )
     examples: int = setting(6, "Queries shown on either side of a comparison.", affects_output=True, ge=0)
     storage: StorageConfig = Field(default_factory=StorageConfig)
 
@@ -70,6 +76,7 @@ def pipeline_settings(config: EvaluateConfig) -> EvaluateSettings:
         seed=config.seed,
         rounds=config.rounds,
         trec=config.trec,
+        detection_queries=config.detection_queries,
         storage=StorageOptions(**with_endpoint(config.storage, os.environ).model_dump()),
     )
 
@@ -89,6 +96,12 @@ def show_evaluation(console: Console, evaluation: Evaluation) -> None:
             listed = ", ".join(run.missing_queries) + (", …" if run.missing > len(run.missing_queries) else "")
             console.print(
                 f"{run.name}: missing, counted as zero: {run.missing} ({listed})", highlight=False, markup=False
+            )
+        if run.found_on:
+            console.print(
+                f"{run.name}: {run.found_on} of these queries are such that its heads were found on: no evidence",
+                highlight=False,
+                markup=False,
             )
     for one in evaluation.comparisons:
         console.print(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,26 +10,21 @@ import typer
 from rich.console import Console
 
 from jobs.job_configs import JOB_CONFIGS, config_of
-from jobs.settings import Values, flatten, merge, parse_assignments, read_config_file, validate
-
-#: Runs a command and turns its errors into text and an exit code.
-Guard = Callable[[Callable[[], int], bool], int]
+from jobs.settings import Values, flatten, parse_assignments, read_config_file, validate
+from jobs.shell import Assignments, Config, Debug, gather, guarded
 
 _JOB = f"Job: {', '.join(JOB_CONFIGS)}."
 JobName = Annotated[str, typer.Argument(help=_JOB)]
-ConfigFile = Annotated[str | None, typer.Option("--config", help="YAML file with all settings.")]
-Assignments = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; repeatable.")]
-Debug = Annotated[bool, typer.Option(help="Show the traceback of an error.")]
 
 
-def add_commands(app: typer.Typer, guarded: Guard) -> None:
+def add_commands(app: typer.Typer) -> None:
     """Put the commands of this file into ``app``."""
-    app.add_typer(_config_app(guarded), name="config")
-    _add_doctor(app, guarded)
-    _add_submit(app, guarded)
+    app.add_typer(_config_app(), name="config")
+    _add_doctor(app)
+    _add_submit(app)
 
 
-def _config_app(guarded: Guard) -> typer.Typer:
+def _config_app() -> typer.Typer:
     config_app = typer.Typer(help="Configurations: an example, the resolved one, a JSON Schema.", no_args_is_help=True)
 
     @config_app.command("init")
@@ -43,7 +37,7 @@ def _config_app(guarded: Guard) -> typer.Typer:
         raise typer.Exit(guarded(lambda: _init(job, output), debug))
 
     @config_app.command("show")
-    def show(job: JobName, config: ConfigFile = None, assignments: Assignments = None, debug: Debug = False) -> None:
+    def show(job: JobName, config: Config = None, assignments: Assignments = None, debug: Debug = False) -> None:
         """Print every setting as a run would have it, with where its value comes from."""
         raise typer.Exit(guarded(lambda: _show(job, config, assignments or []), debug))
 
@@ -93,11 +87,11 @@ def _schema(job: str) -> int:
     return 0
 
 
-def _add_doctor(app: typer.Typer, guarded: Guard) -> None:
+def _add_doctor(app: typer.Typer) -> None:
     @app.command()
     def doctor(
         job: Annotated[str, typer.Option(help=_JOB)] = "rerank",
-        config: ConfigFile = None,
+        config: Config = None,
         assignments: Assignments = None,
         debug: Debug = False,
     ) -> None:
@@ -111,16 +105,13 @@ def _doctor(job: str, config_file: str | None, assignments: list[str]) -> int:
 
     config: dict[str, Any] = {}
     if config_file or assignments:
-        values: Values = {}
-        for _, source in _sources(config_file, assignments):
-            values = merge(values, source)
-        config = flatten(validate(config_of(job), values))
+        config = flatten(validate(config_of(job), gather(config_file, {}, assignments)))
     with native_stderr_held():
         checks = show_checks(Console(), doctor_settings(config))
     return 2 if any(check.state == "failed" for check in checks) else 0
 
 
-def _add_submit(app: typer.Typer, guarded: Guard) -> None:
+def _add_submit(app: typer.Typer) -> None:
     @app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})
     def submit(
         context: typer.Context,

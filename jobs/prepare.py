@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from jobs.config import ClusterConfig, OutputConfig, StorageConfig
+from jobs.config import ClusterConfig, LineageConfig, OutputConfig, StorageConfig
 from jobs.rerank import absolute_model, with_endpoint
-from jobs.settings import Section, flatten, setting
+from jobs.settings import Section, flatten, run_name, setting
 
 if TYPE_CHECKING:
-    from pipelines.prepare.run import Observer, PrepareSettings
-    from pipelines.run import RunResult
+    from pipelines.prepare.run import PrepareSettings
+    from pipelines.run import Observer, RunResult
 
 
 class PrepareInputConfig(Section):
@@ -86,14 +86,7 @@ class ShardsConfig(Section):
 class PrepareConfig(Section):
     """Everything ``qrbatch prepare`` can be told."""
 
-    name: str = setting(
-        "prepare",
-        "Name of the run: a-z, 0-9, '.', '_', '-'.",
-        affects_output=False,
-        flag="--name",
-        expected="1 to 64 characters of a-z, 0-9, '.', '_' and '-'",
-        pattern=r"^[a-z0-9._-]{1,64}$",
-    )
+    name: str = run_name("prepare")
     recipe: str = setting(..., "What the input is.", affects_output=True, flag="--recipe")
     input: PrepareInputConfig
     output: OutputConfig
@@ -101,6 +94,7 @@ class PrepareConfig(Section):
     shards: ShardsConfig = Field(default_factory=ShardsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    lineage: LineageConfig = Field(default_factory=LineageConfig)
 
 
 def prepare(config: PrepareConfig, observer: Observer) -> RunResult:
@@ -113,6 +107,7 @@ def prepare(config: PrepareConfig, observer: Observer) -> RunResult:
 def pipeline_settings(config: PrepareConfig, environment: Mapping[str, str] = MappingProxyType({})) -> PrepareSettings:
     """The pipeline's settings for this configuration in this environment."""
     from pipelines.cluster import ClusterSettings
+    from pipelines.lineage import LineageSettings
     from pipelines.prepare.run import PrepareSettings
     from pipelines.prepare.splitters import SplitSettings
     from pipelines.storage import StorageOptions
@@ -142,4 +137,5 @@ def pipeline_settings(config: PrepareConfig, environment: Mapping[str, str] = Ma
         storage=StorageOptions(**with_endpoint(config.storage, environment).model_dump()),
         config=flatten(config),
         affecting_output=flatten(config, only_affecting_output=True),
+        lineage=LineageSettings(**config.lineage.model_dump()),
     )

@@ -9,12 +9,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from jobs.config import ContextsConfig, RerankConfig, StorageConfig, holds_credentials
+from jobs.config import ActorsConfig, ContextsConfig, RerankConfig, StorageConfig, holds_credentials
 from jobs.settings import flatten
 from qrcore.errors import ConfigError
 from qrcore.shipped import EMBEDDED_MODELS
 
 if TYPE_CHECKING:
+    from jobs.answer import AnswerConfig
     from jobs.detect_config import DetectConfig
     from jobs.select import SelectConfig
     from pipelines.rerank import RerankSettings
@@ -86,7 +87,7 @@ def pipeline_settings(config: RerankConfig, environment: Mapping[str, str] = Map
 
 def scorer_settings(config: RerankConfig | SelectConfig) -> ScorerSettings:
     """What builds the scorer of a configuration, on any node."""
-    from pipelines.scorers import ScorerSettings
+    from pipelines.scorers import EngineOptions, ScorerSettings
 
     model = config.model
     return ScorerSettings(
@@ -97,7 +98,7 @@ def scorer_settings(config: RerankConfig | SelectConfig) -> ScorerSettings:
         device=model.device,
         on_mismatch=model.on_mismatch,
         threads=config.actors.threads,
-        memory_bytes=config.contexts.memory_bytes,
+        engine=EngineOptions(**config.engine.model_dump()),
         **config.scoring.model_dump(exclude={"order"}),
     )
 
@@ -106,24 +107,34 @@ def context_settings(contexts: ContextsConfig) -> ContextSettings:
     """What is done about contexts that do not fit one prompt. Raises :class:`ConfigError`."""
     from qrcore.windows import ContextSettings
 
-    return ContextSettings(**contexts.model_dump(exclude={"memory_bytes"}))
+    return ContextSettings(**contexts.model_dump())
 
 
-def run_settings(config: RerankConfig | DetectConfig, affecting_output: dict[str, Any]) -> RunSettings:
-    """What every run is told, from the sections that all jobs have."""
+def _encoders(actors: ActorsConfig) -> int:
+    """On a machine without GPUs tokenising takes the CPUs that would score."""
+    if actors.tokenisers is not None:
+        return actors.tokenisers
+    return actors.count if actors.gpus else 0
+
+
+def run_settings(
+    config: RerankConfig | DetectConfig | SelectConfig | AnswerConfig, affecting_output: dict[str, Any]
+) -> RunSettings:
+    """What every run is told, from sections that all jobs have; what select and answer read is found as they run."""
     from pipelines.cluster import ClusterSettings
+    from pipelines.lineage import LineageSettings
     from pipelines.run import RunSettings
     from pipelines.storage import StorageOptions
     from pipelines.work import PoolSettings
 
     return RunSettings(
-        inputs=config.input.uris,
+        inputs=getattr(config.input, "uris", ()),
         output=config.output.uri,
         name=config.name,
-        skip_bad_files=config.input.on_bad_file == "skip",
+        skip_bad_files=getattr(config.input, "on_bad_file", "fail") == "skip",
         unit_bytes=config.units.max_bytes,
         unit_rows=config.units.max_rows,
-        pool=PoolSettings(config.actors.count, config.actors.cpus, config.actors.gpus),
+        pool=PoolSettings(config.actors.count, config.actors.cpus, config.actors.gpus, _encoders(config.actors)),
         cluster=ClusterSettings(config.cluster.address),
         storage=StorageOptions(**config.storage.model_dump()),
         config=flatten(config),
@@ -132,4 +143,5 @@ def run_settings(config: RerankConfig | DetectConfig, affecting_output: dict[str
         max_error_rate=config.units.max_error_rate,
         max_killer_rows=config.units.max_killer_rows,
         start_timeout_s=config.actors.start_timeout_s,
+        lineage=LineageSettings(**config.lineage.model_dump()),
     )

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from jobs.config import RerankConfig, StorageConfig
 from jobs.console import show_line
-from jobs.settings import Values, merge, nest, parse_assignments, read_config_file, validate
+from jobs.settings import validate
+from jobs.shell import Assignments, Config, Debug, Heads, Inputs, Model, Output, gather, guarded
 from qrcore.errors import RunError
 
 if TYPE_CHECKING:
@@ -20,26 +21,21 @@ if TYPE_CHECKING:
     from pipelines.status import RunStatus
     from pipelines.storage import StorageOptions
 
-Guard = Callable[[Callable[[], int], bool], int]
-
 _FINE: Final = 0
 _WRONG: Final = 1
 _GIB: Final = 2**30
 _MOST_SHOWN: Final = 200
 
 RunUri = Annotated[str, typer.Argument(help="A run: OUTPUT/<run_id>, local or s3://.")]
-Config = Annotated[str | None, typer.Option("--config", help="YAML file with a section storage.")]
-Assignments = Annotated[list[str] | None, typer.Option("--set", help="storage.field=value; repeatable.")]
-Debug = Annotated[bool, typer.Option(help="Show the traceback of an error.")]
 
 
-def register(app: typer.Typer, guard: Guard) -> None:
-    """Add the commands to ``app``; ``guard`` turns their errors into exit codes."""
+def add_commands(app: typer.Typer) -> None:
+    """Put the commands of this file into ``app``."""
 
     @app.command()
     def status(uri: RunUri, config: Config = None, assignments: Assignments = None, debug: Debug = False) -> None:
         """Where a run stands: units, rows, errors, throughput, time to go, and who works on it or committed it."""
-        raise typer.Exit(guard(lambda: _status(uri, _storage(config, assignments)), debug))
+        raise typer.Exit(guarded(lambda: _status(uri, _storage(config, assignments)), debug))
 
     @app.command()
     def verify(
@@ -50,7 +46,7 @@ def register(app: typer.Typer, guard: Guard) -> None:
         debug: Debug = False,
     ) -> None:
         """Read a committed run again, every row, and name everything that is wrong (exit code 1)."""
-        raise typer.Exit(guard(lambda: _verify(uri, _storage(config, assignments), with_input=not no_input), debug))
+        raise typer.Exit(guarded(lambda: _verify(uri, _storage(config, assignments), with_input=not no_input), debug))
 
     @app.command()
     def clean(
@@ -66,7 +62,7 @@ def register(app: typer.Typer, guard: Guard) -> None:
     ) -> None:
         """List what interrupted work left in a run's folder, and remove it; never what a manifest names."""
         errors_of = (code or "") if units_with_errors else None
-        raise typer.Exit(guard(lambda: _clean(uri, _storage(config, assignments), errors_of, yes=yes), debug))
+        raise typer.Exit(guarded(lambda: _clean(uri, _storage(config, assignments), errors_of, yes=yes), debug))
 
     @app.command()
     def rollback(
@@ -78,19 +74,17 @@ def register(app: typer.Typer, guard: Guard) -> None:
         debug: Debug = False,
     ) -> None:
         """Point NAME.latest.json at an earlier committed run, until a later one commits."""
-        raise typer.Exit(guard(lambda: _rollback(output, name, run_id, _storage(config, assignments)), debug))
+        raise typer.Exit(guarded(lambda: _rollback(output, name, run_id, _storage(config, assignments)), debug))
 
     @app.command()
     def plan(
-        inputs: Annotated[
-            list[str] | None, typer.Option("--input", help="Parquet file, folder or run; repeatable.")
-        ] = None,
-        output: Annotated[str | None, typer.Option(help="Folder of runs, local or s3://.")] = None,
-        model: Annotated[str | None, typer.Option(help="Model folder, hub id, 'embedded' or 'embedded-gqa'.")] = None,
-        heads: Annotated[str | None, typer.Option(help="Head set: list, 'all', name or JSON file.")] = None,
+        inputs: Inputs = None,
+        output: Output = None,
+        model: Model = None,
+        heads: Heads = None,
         tokens_per_s: Annotated[float | None, typer.Option(help="Throughput to reckon with.")] = None,
-        config: Annotated[str | None, typer.Option(help="YAML file with all settings.")] = None,
-        assignments: Annotated[list[str] | None, typer.Option("--set", help="section.field=value; repeatable.")] = None,
+        config: Config = None,
+        assignments: Assignments = None,
         debug: Debug = False,
     ) -> None:
         """What rerank would do with these settings: units, tokens, hours, memory. Loads no weights, writes nothing."""
@@ -100,7 +94,7 @@ def register(app: typer.Typer, guard: Guard) -> None:
             "model.id": model,
             "model.heads": heads,
         }
-        raise typer.Exit(guard(lambda: _plan(config, flags, assignments or [], tokens_per_s), debug))
+        raise typer.Exit(guarded(lambda: _plan(config, flags, assignments or [], tokens_per_s), debug))
 
 
 def _storage(config: str | None, assignments: list[str] | None) -> Callable[[], StorageOptions]:
@@ -108,9 +102,7 @@ def _storage(config: str | None, assignments: list[str] | None) -> Callable[[], 
         from jobs.rerank import with_endpoint
         from pipelines.storage import StorageOptions
 
-        values: Values = read_config_file(config) if config else {}
-        values = merge(values, parse_assignments(assignments or []))
-        chosen = validate(StorageConfig, values.get("storage") or {})
+        chosen = validate(StorageConfig, gather(config, {}, assignments).get("storage") or {})
         return StorageOptions(**with_endpoint(chosen, os.environ).model_dump())
 
     return options
@@ -217,11 +209,7 @@ def _plan(config: str | None, flags: dict[str, Any], assignments: list[str], tok
     from pipelines.estimate import estimate
     from pipelines.scorers import on_requested_device
 
-    values = read_config_file(config) if config else {}
-    for key, value in flags.items():
-        if value is not None:
-            values = merge(values, nest(key, value))
-    settings = pipeline_settings(validate(RerankConfig, merge(values, parse_assignments(assignments))), os.environ)
+    settings = pipeline_settings(validate(RerankConfig, gather(config, flags, assignments)), os.environ)
     scorer = on_requested_device(settings.scorer, settings.run.pool)
     with native_stderr_held():
         found = estimate(settings.run, scorer, tokens_per_s)
@@ -243,12 +231,15 @@ def show_estimate(console: Console, found: Estimate, actors: int) -> None:
         show_line(console, "  hours unknown: no committed run of this name tells how fast it is; give --tokens-per-s")
     else:
         show_line(console, f"  about {found.hours:.2f} h at {found.tokens_per_s:,.0f} tokens/s")
-    if found.actor_bytes is None or found.model_bytes is None or found.prompt_bytes is None:
-        show_line(console, "  memory of an actor unknown: the weights are not on this machine")
-        return
+    memory = found.memory
+    parts = {
+        "weights": memory.weights,
+        f"a pass of {found.pass_tokens:,} tokens": memory.tokens + memory.chunk,
+        "attention of the heads": memory.readings,
+        "texts of a unit": found.text_bytes,
+    }
     show_line(
-        console,
-        f"  about {found.actor_bytes / _GIB:.2f} GiB an actor: {found.model_bytes / _GIB:.2f} weights, "
-        f"{found.prompt_bytes / _GIB:.2f} the longest prompt, {found.text_bytes / _GIB:.2f} a unit's text; {actors} "
-        "actors",
+        console, f"  about {found.actor_bytes / _GIB:.2f} GiB for each of {actors} actors, Python and torch beside it:"
     )
+    for name, size in parts.items():
+        show_line(console, f"    {size / _GIB:6.2f} GiB  {name}")

@@ -14,14 +14,16 @@ from jobs.config import (
     ActorsConfig,
     ClusterConfig,
     ContextsConfig,
+    EngineConfig,
+    LineageConfig,
     ModelConfig,
     OutputConfig,
     ScoringConfig,
     StorageConfig,
     UnitsConfig,
 )
-from jobs.rerank import absolute_model, context_settings, scorer_settings, with_endpoint
-from jobs.settings import Section, flatten, setting
+from jobs.rerank import absolute_model, context_settings, run_settings, scorer_settings, with_endpoint
+from jobs.settings import Section, flatten, run_name, setting
 from qrcore.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -127,22 +129,16 @@ class LongContextsConfig(ContextsConfig):
 
 
 class SelectConfig(Section):
-    """Everything ``qrbatch select`` can be told. ``model``, ``scoring`` and ``contexts`` are for shards; a run of
-    rerank is scored already."""
+    """Everything ``qrbatch select`` can be told. ``model``, ``scoring``, ``contexts`` and ``engine`` are for shards; a
+    run of rerank is scored already."""
 
-    name: str = setting(
-        "select",
-        "Name of the run: a-z, 0-9, '.', '_', '-'.",
-        affects_output=False,
-        flag="--name",
-        expected="1 to 64 characters of a-z, 0-9, '.', '_' and '-'",
-        pattern=r"^[a-z0-9._-]{1,64}$",
-    )
+    name: str = run_name("select")
     input: RankedConfig
     output: OutputConfig
     model: ModelConfig = Field(default_factory=ModelConfig)
     scoring: ScoringConfig = Field(default_factory=ScoringConfig)
     contexts: LongContextsConfig = Field(default_factory=LongContextsConfig)
+    engine: EngineConfig = Field(default_factory=EngineConfig)
     qrels: str | None = setting(
         None, "Judgements, for the gold recall in the report.", affects_output=False, flag="--qrels", uri=True
     )
@@ -153,6 +149,7 @@ class SelectConfig(Section):
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    lineage: LineageConfig = Field(default_factory=LineageConfig)
 
 
 def select(config: SelectConfig, observer: Observer) -> RunResult:
@@ -164,12 +161,8 @@ def select(config: SelectConfig, observer: Observer) -> RunResult:
 
 def pipeline_settings(config: SelectConfig, environment: Mapping[str, str] = MappingProxyType({})) -> SelectSettings:
     """The pipeline's settings for this configuration in this environment."""
-    from pipelines.cluster import ClusterSettings
-    from pipelines.run import RunSettings
     from pipelines.select import ScoringSettings, SelectSettings
     from pipelines.selecting import BundleSettings
-    from pipelines.storage import StorageOptions
-    from pipelines.work import PoolSettings
 
     policy, render = config.policy, config.render
     if policy.name == "token_budget" and policy.budget_tokens is None:
@@ -180,22 +173,9 @@ def pipeline_settings(config: SelectConfig, environment: Mapping[str, str] = Map
     texts = {name: _template(name, getattr(render, name)) for name in ("template", "system", "user", "assistant")}
     given: dict[str, Any] = {name: text for name, text in texts.items() if text is not None}
     return SelectSettings(
-        run=RunSettings(
-            inputs=(),
-            output=config.output.uri,
-            name=config.name,
-            skip_bad_files=False,
-            unit_bytes=config.units.max_bytes,
-            unit_rows=config.units.max_rows,
-            pool=PoolSettings(config.actors.count, config.actors.cpus, config.actors.gpus),
-            cluster=ClusterSettings(config.cluster.address),
-            storage=StorageOptions(**with_endpoint(config.storage, environment).model_dump()),
-            config=flatten(config),
-            affecting_output=flatten(config, only_affecting_output=True),
-            row_bytes=config.units.max_row_bytes,
-            max_error_rate=config.units.max_error_rate,
-            max_killer_rows=config.units.max_killer_rows,
-            start_timeout_s=config.actors.start_timeout_s,
+        run=run_settings(
+            config.model_copy(update={"storage": with_endpoint(config.storage, environment)}),
+            flatten(config, only_affecting_output=True),
         ),
         source=config.input.uri,
         bundles=BundleSettings(

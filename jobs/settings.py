@@ -45,6 +45,18 @@ def setting(
     return Field(default, description=description, json_schema_extra=facts, **limits)
 
 
+def run_name(default: str, what: str = "Name of the run") -> Any:
+    """The field ``name`` of a job with runs, which is a part of their folders' names."""
+    return setting(
+        default,
+        f"{what}: a-z, 0-9, '.', '_', '-'.",
+        affects_output=False,
+        flag="--name",
+        expected="1 to 64 characters of a-z, 0-9, '.', '_' and '-'",
+        pattern=r"^[a-z0-9._-]{1,64}$",
+    )
+
+
 def read_config_file(path: str) -> Values:
     """A YAML file as nested values. Raises :class:`ConfigError`."""
     try:

@@ -6,9 +6,11 @@ import shlex
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
@@ -33,22 +35,32 @@ RESUMABLE: Final = 4
 TOO_MANY_ERRORS: Final = 5
 HELD: Final = 6
 
+#: Options that many commands have.
+Config = Annotated[str | None, typer.Option(help="YAML file with all settings.")]
+Assignments = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; repeatable.")]
+Debug = Annotated[bool, typer.Option(help="Show the traceback of an error.")]
+Inputs = Annotated[list[str] | None, typer.Option("--input", help="Parquet file, folder or run; repeatable.")]
+Output = Annotated[str | None, typer.Option(help="Folder of runs, local or s3://.")]
+Name = Annotated[str | None, typer.Option(help="Name of the run.")]
+Model = Annotated[str | None, typer.Option(help="Model folder, hub id, 'embedded' or 'embedded-gqa'.")]
+Heads = Annotated[str | None, typer.Option(help="Head set: list, 'all', name or JSON file.")]
+
 
 def exit_code(failed_rows: int, skipped_files: int) -> int:
     """0 for a commit in which everything was scored, 3 for one in which something was not."""
     return COMMITTED_WITH_FAILURES if failed_rows or skipped_files else COMMITTED
 
 
-def gather(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> Values:
+def gather(config_file: str | None, flags: dict[str, Any], assignments: Sequence[str] | None) -> Values:
     """File, then flags, then --set: the later one wins."""
     values = read_config_file(config_file) if config_file else {}
     for key, value in flags.items():
         if value is not None:
             values = merge(values, nest(key, value))
-    return merge(values, parse_assignments(assignments))
+    return merge(values, parse_assignments(assignments or []))
 
 
-def guarded(command: Any, debug: bool) -> int:
+def guarded(command: Callable[[], int], debug: bool) -> int:
     """Run a command; turn its errors into one screen of text and an exit code."""
     errors = Console(stderr=True)
     signal.signal(signal.SIGTERM, _interrupt)

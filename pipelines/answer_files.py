@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pipelines.commit import StoredUnit
 from pipelines.measures import paired_bootstrap
 from pipelines.plan import Plan
 from pipelines.report.distributions import distribution
-from pipelines.report.model import Distribution, Run
+from pipelines.report.records import Distribution, Record, Run
 from pipelines.run import RunResult
 from pipelines.side_files import ErrorLines, read_side_file
 from pipelines.storage import Storage, StorageOptions, join
@@ -24,11 +24,7 @@ MEASURES: Final = ("exact_match", "sub_em", "token_f1")
 _VERDICTS: Final = (["TRUE"], ["FALSE"])
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class AnswerResult(_Record):
+class AnswerResult(Record):
     """What came out: rows = scored + failed."""
 
     rows: int = Field(description="rows written")
@@ -38,7 +34,7 @@ class AnswerResult(_Record):
     empty: int = Field(description="answers without a word")
 
 
-class Mean(_Record):
+class Mean(Record):
     """A mean over queries, or pairs, with its 95 % bootstrap interval."""
 
     mean: float
@@ -47,7 +43,7 @@ class Mean(_Record):
     n: int = Field(description="queries or pairs that it is over")
 
 
-class AnswerReport(_Record):
+class AnswerReport(Record):
     """Everything that ``report.json`` says about one run of answer."""
 
     schema_version: str = "1.0"

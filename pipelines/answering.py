@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Protocol
 
 import pyarrow as pa
@@ -18,8 +18,9 @@ from pipelines.plan import Unit
 from pipelines.rows import Source, error_table
 from pipelines.starts import begin_start, started
 from pipelines.storage import Storage, StorageOptions
-from pipelines.units import UnitRows, from_ipc, to_ipc, unit_uri
+from pipelines.units import UnitRows, to_ipc, unit_rows, unit_uri
 from qrcore.errors import ScoreError
+from qrcore.timing import TOKENISE, seconds_by_part
 
 LOGGER: Final = logging.getLogger(__name__)
 _DEVICE_FAILURE: Final = "CUDA error"
@@ -74,7 +75,7 @@ class AnswerUnit:
         unit = Unit.model_validate_json(row["unit"])
         settings = self._settings
         attempts = Attempts(self._storage, settings.run_uri, unit.unit_id, settings.driver)
-        rows = UnitRows(from_ipc(row["table"]), row["uri"], unit.start, frozenset(unit.duplicates))
+        rows = unit_rows(row, unit)
         failed = {int(place): error for place, error in json.loads(row["failed"]).items()}
         errors = {place: ScoreError(code, message, stage="read") for place, (code, message) in failed.items()}
         killers: dict[str, Any] = {}
@@ -82,7 +83,7 @@ class AnswerUnit:
             table, metrics = self._answer(rows, errors)
         elif self._done_elsewhere(unit, attempts):
             nothing = {"table": b"", "metrics": "", "killers": "{}"}
-            return {"unit": row["unit"], "read_s": row["read_s"], "wait_s": waited, **nothing}
+            return {"unit": row["unit"], "seconds": row["seconds"], **nothing}
         else:
             table, metrics = self._answer_one_by_one(rows, errors, attempts)
             dead = attempts.killers()
@@ -91,8 +92,7 @@ class AnswerUnit:
         return {
             "unit": row["unit"],
             "table": to_ipc(table),
-            "read_s": row["read_s"],
-            "wait_s": waited,
+            "seconds": json.dumps({**json.loads(row["seconds"]), "wait_s": waited}),
             "metrics": json.dumps(asdict(metrics)),
             "killers": json.dumps(killers),
         }
@@ -105,7 +105,7 @@ class AnswerUnit:
     def _answer(self, rows: UnitRows, errors: Mapping[int, ScoreError]) -> tuple[pa.Table, UnitMetrics]:
         parts = _Parts()
         for start, stop in _runs(len(rows.table), errors):
-            part = _slice(rows, start, stop)
+            part = rows.part(start, stop)
             parts.add(self._failed(part, errors[start]) if start in errors else self._ask(part))
         return pa.concat_tables(parts.tables), added(parts.metrics)
 
@@ -117,7 +117,7 @@ class AnswerUnit:
         killers = set(attempts.killers())
         parts = _Parts()
         for place in range(len(rows.table)):
-            part = _slice(rows, place, place + 1)
+            part = rows.part(place, place + 1)
             if place in errors:
                 parts.add(self._failed(part, errors[place]))
             elif place in killers:
@@ -131,7 +131,9 @@ class AnswerUnit:
 
     def _ask(self, rows: UnitRows) -> tuple[pa.Table, UnitMetrics]:
         try:
-            return self._worker.answer(rows)
+            with seconds_by_part() as spent:
+                table, metrics = self._worker.answer(rows)
+            return table, replace(metrics, tokenise_in_score_s=spent.get(TOKENISE, 0.0))
         except RuntimeError as error:
             if _DEVICE_FAILURE not in str(error):
                 raise
@@ -156,9 +158,3 @@ def _runs(rows: int, errors: Mapping[int, ScoreError]) -> Iterator[tuple[int, in
         start = place + 1
     if rows > start:
         yield start, rows
-
-
-def _slice(rows: UnitRows, start: int, stop: int) -> UnitRows:
-    if (start, stop) == (0, len(rows.table)):
-        return rows
-    return UnitRows(rows.table.slice(start, stop - start), rows.uri, rows.first_row + start, rows.duplicates)

@@ -13,7 +13,7 @@ from pipelines.labels import Qrels
 from pipelines.plan import Plan
 from pipelines.report.bundle_page import render_bundles
 from pipelines.report.bundles import BundleCounts
-from pipelines.report.model import Run
+from pipelines.report.records import Run
 from pipelines.rows import Row
 from pipelines.side_files import ErrorLines
 from pipelines.storage import Storage, join

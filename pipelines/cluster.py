@@ -33,6 +33,8 @@ _SPARE_CPUS: Final = 2
 _WAITING_LINE_EVERY_S: Final = 10.0
 #: What reading, writing and inspecting take, per task.
 LIGHT_TASK_CPUS: Final = 0.5
+#: What an actor that tokenises reserves: it waits for the scorers most of the time.
+ENCODER_CPUS: Final = 0.5
 #: Constructions of an actor, or of the probe, that may die in a row before the run is given up.
 START_ATTEMPTS: Final = 3
 #: Errors of Ray that carry what a task raised; every other one tells of a lost worker, node or object.
@@ -67,13 +69,7 @@ def _connect(settings: ClusterSettings) -> None:
         # cluster gets a token of its own instead, which ends with it.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(
-            address="local",  # without an address Ray joins whatever RAY_ADDRESS or an earlier "ray start" names
-            num_cpus=_cores() + _SPARE_CPUS,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        _start()
         return
     try:
         ray.init(address=settings.address, log_to_driver=False, logging_level=logging.ERROR)
@@ -81,6 +77,25 @@ def _connect(settings: ClusterSettings) -> None:
         raise ConfigError(
             f"Ray address {settings.address!r}: expected a cluster that answers; {error}. "
             "Start it, correct the address, or leave the address out to run on this machine."
+        ) from error
+
+
+def _start() -> None:
+    try:
+        ray.init(
+            address="local",  # without an address Ray joins whatever RAY_ADDRESS or an earlier "ray start" names
+            num_cpus=_cores() + _SPARE_CPUS,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except Exception as error:
+        # Ray has no class of its own for a machine that is too busy to start it in time.
+        if type(error) is not Exception or "timed out during startup" not in str(error):
+            raise
+        raise IncompleteRunError(
+            "Ray: expected to start on this machine within its time, it did not; the machine may be too busy. Run the "
+            "same command again when it is not."
         ) from error
 
 
@@ -221,7 +236,7 @@ def telling_line(error: RayError) -> str:
     return lines[-1] if getattr(error, "actor_init_failed", False) else lines[0]
 
 
-def check_resources(actors: int, cpus_per_actor: float, gpus_per_actor: float) -> None:
+def check_resources(actors: int, cpus_per_actor: float, gpus_per_actor: float, encoders: int = 0) -> None:
     """Refuse a pool that would leave no CPU for reading, or an actor that no node can hold: Ray would wait for ever.
 
     Raises :class:`ConfigError` for resources this cluster does not have, :class:`IncompleteRunError` if it has nodes
@@ -230,11 +245,12 @@ def check_resources(actors: int, cpus_per_actor: float, gpus_per_actor: float) -
     have = ray.cluster_resources()
     if not have.get("CPU"):
         raise IncompleteRunError("Ray: expected nodes with CPUs, found none alive. Run the same command again later.")
-    need_cpus = actors * cpus_per_actor + 2 * LIGHT_TASK_CPUS
+    need_cpus = actors * cpus_per_actor + encoders * ENCODER_CPUS + 2 * LIGHT_TASK_CPUS
     if need_cpus > have["CPU"]:
+        ahead = f", {encoders} actors that tokenise" if encoders else ""
         raise ConfigError(
-            f"resources: {actors} actors x {cpus_per_actor:g} CPUs and reading need {need_cpus:g} CPUs, the cluster "
-            f"has {have['CPU']:g}. Use fewer actors or fewer CPUs each."
+            f"resources: {actors} actors x {cpus_per_actor:g} CPUs{ahead} and reading need {need_cpus:g} CPUs, the "
+            f"cluster has {have['CPU']:g}. Use fewer actors or fewer CPUs each."
         )
     if actors * gpus_per_actor > have.get("GPU", 0):
         raise ConfigError(

@@ -168,7 +168,7 @@ class DetectJob:
         return partial(_worker, scorer, methods, self.settings.part, self.settings.copying, self.qrels)
 
     def side_files(self, plan: Plan, facts: DetectFacts) -> DetectionSideFiles:
-        return DetectionSideFiles(plan, self.settings, facts)
+        return DetectionSideFiles(plan, self.settings, facts, self.qrels)
 
 
 def _probe(settings: ScorerSettings, method: str, order: str, compare: Sequence[HeadSet]) -> DetectFacts:
@@ -202,11 +202,11 @@ def _worker(
 class DetectionSideFiles:
     """See :class:`pipelines.run.SideFileWriter`."""
 
-    def __init__(self, plan: Plan, settings: DetectSettings, facts: DetectFacts) -> None:
+    def __init__(self, plan: Plan, settings: DetectSettings, facts: DetectFacts, qrels: Qrels) -> None:
         self._plan = plan
         self._settings = settings
         self._facts = facts
-        self._examples = Examples(facts.shape)
+        self._examples = Examples(facts.shape, unmet=set(qrels))
         self._errors = ErrorLines()
 
     def watch(self, units: Iterable[StoredUnit]) -> Iterator[StoredUnit]:

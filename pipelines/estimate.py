@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.cluster import ray_session
 from pipelines.commit import latest, load_manifest
@@ -15,6 +15,9 @@ from pipelines.side_files import read_side_file
 from pipelines.storage import Storage, absolute, join
 from pipelines.surveys import survey_files
 
+if TYPE_CHECKING:
+    from qrcore.memory import PassBytes, PassMemory
+
 #: Memory of a worker beside its model, in units of ``units.max_bytes``; measured in tests/benchmarks (durable runs).
 WORKER_BYTES_PER_UNIT_BYTE: Final = 8.0
 
@@ -22,8 +25,8 @@ WORKER_BYTES_PER_UNIT_BYTE: Final = 8.0
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """``tokens`` are estimated from bytes; ``tokens_per_s`` is what the last committed run of this name reached, or
-    what was given; ``hours`` follows from it; ``model_bytes`` and ``prompt_bytes`` are None where the weights are not
-    on this machine."""
+    what was given; ``hours`` follows from it. ``pass_tokens``: of the largest forward pass, the longest row or the
+    short ones that share one; ``memory``: what the model predicts for it; ``text_bytes``: of the rows of a unit."""
 
     files: int
     skipped_files: tuple[SkippedFile, ...]
@@ -35,16 +38,14 @@ class Estimate:
     hours: float | None
     depth: int
     layers: int
-    model_bytes: int | None
-    prompt_bytes: int | None
+    pass_tokens: int
+    memory: PassBytes
     text_bytes: int
 
     @property
-    def actor_bytes(self) -> int | None:
+    def actor_bytes(self) -> int:
         """What one actor takes at most, all together."""
-        if self.model_bytes is None or self.prompt_bytes is None:
-            return None
-        return self.model_bytes + self.prompt_bytes + self.text_bytes
+        return self.memory.total + self.text_bytes
 
 
 def estimate(settings: RunSettings, scorer: ScorerSettings, tokens_per_s: float | None = None) -> Estimate:
@@ -57,7 +58,8 @@ def estimate(settings: RunSettings, scorer: ScorerSettings, tokens_per_s: float 
     tokens = sum(unit.tokens for unit in units)
     largest = max((int(survey.row_tokens.max(initial=0)) for survey in usable), default=0)
     rate = tokens_per_s or _last_rate(settings)
-    depth, layers, longest, model_bytes, token_bytes = _model(scorer)
+    depth, layers, longest = _depth(scorer)
+    pass_tokens = max(min(largest, longest), min(tokens, scorer.engine.pack_tokens))
     largest_unit = max((unit.bytes for unit in units), default=0)
     return Estimate(
         files=len(files),
@@ -70,8 +72,8 @@ def estimate(settings: RunSettings, scorer: ScorerSettings, tokens_per_s: float 
         hours=tokens / rate / 3600 if rate else None,
         depth=depth,
         layers=layers,
-        model_bytes=model_bytes,
-        prompt_bytes=None if token_bytes is None else token_bytes * min(largest, longest),
+        pass_tokens=pass_tokens,
+        memory=_memory(scorer).predict(pass_tokens),
         text_bytes=int(WORKER_BYTES_PER_UNIT_BYTE * min(largest_unit, max(settings.unit_bytes, settings.row_bytes))),
     )
 
@@ -90,17 +92,28 @@ def _last_rate(settings: RunSettings) -> float | None:
     return float(rate) if rate else None
 
 
-def _model(scorer: ScorerSettings) -> tuple[int, int, int, int | None, int | None]:
+def _depth(scorer: ScorerSettings) -> tuple[int, int, int]:
+    """Layers that are run, layers that there are, and the longest prompt the model is made for."""
     from qrcore.heads import resolve_heads  # torch and transformers, which the other commands do not need
     from qrcore.models import open_model
-    from qrcore.sizes import model_size
 
     source = open_model(scorer.model, scorer.revision)
     heads = resolve_heads(scorer.heads, source.head_set, source.shape)
-    size = model_size(source, heads.depth, bytes_per_value=4 if _on_cpu(scorer) else 2)
-    if size is None:
-        return heads.depth, source.shape.layers, source.max_tokens, None, None
-    return heads.depth, source.shape.layers, source.max_tokens, size.weight_bytes, size.token_bytes
+    return heads.depth, source.shape.layers, source.max_tokens
+
+
+def _memory(scorer: ScorerSettings) -> PassMemory:
+    """What weights and passes take on the device that is asked for."""
+    import torch  # which the other commands do not need
+
+    from qrcore.heads import resolve_heads
+    from qrcore.memory import PassMemory
+    from qrcore.models import open_model
+
+    source = open_model(scorer.model, scorer.revision)
+    heads = resolve_heads(scorer.heads, source.head_set, source.shape)
+    dtype = torch.float32 if _on_cpu(scorer) else torch.bfloat16
+    return PassMemory.of(source.config, heads.head_list, dtype, scorer.engine.chunk_tokens)
 
 
 def _on_cpu(scorer: ScorerSettings) -> bool:

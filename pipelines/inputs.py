@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -31,9 +32,10 @@ _BYTES_PER_TOKEN: Final = 4  # English text under common vocabularies; an estima
 class FileSurvey:
     """What one pass over an input file tells the plan.
 
-    ``row_bytes``: decoded bytes of text a row; ``id_digests``: 16 bytes a row (null ids: empty); ``problem``: why
-    the file cannot be read, with everything else empty; ``damage``: why some of its rows cannot, which then count no
-    bytes and have no ids.
+    ``row_bytes``: decoded bytes of text a row; ``id_digests``: 16 bytes a row (null ids: empty); ``list_digests``: of
+    titles and texts of its candidates, so that rows over the same documents have the same; ``problem``: why the file
+    cannot be read, with everything else empty; ``damage``: why some of its rows cannot, which then count no bytes and
+    have no ids.
     """
 
     file: FileInfo
@@ -43,6 +45,7 @@ class FileSurvey:
     has_first_stage: bool
     problem: str = ""
     damage: str = ""
+    list_digests: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
 
     @property
     def row_tokens(self) -> np.ndarray:
@@ -109,6 +112,7 @@ def _survey(file: FileInfo, parquet: pq.ParquetFile) -> FileSurvey:
     if problems:
         return _unreadable(file, "; ".join(problems))
     row_bytes: list[np.ndarray] = []
+    lists: list[np.ndarray] = []
     digests: list[bytes] = []
     has_first_stage, damage = False, ""
     for group in range(parquet.num_row_groups):
@@ -117,15 +121,18 @@ def _survey(file: FileInfo, parquet: pq.ParquetFile) -> FileSurvey:
         try:
             for batch in _survey_batches(parquet, group):
                 row_bytes.append(_text_bytes(batch))
+                lists.append(_list_digests(batch))
                 digests += [_digest(query_id) for query_id in _as_binary(batch.column("query_id")).to_pylist()]
                 has_first_stage = has_first_stage or _has_first_stage(batch)
         except DAMAGE as error:
             done = len(digests) - before
             damage = damage or damage_of(group, done, error)
             row_bytes.append(np.zeros(rows - done, dtype=np.int64))
+            lists.append(np.zeros(rows - done, dtype=np.uint64))
             digests += [b""] * (rows - done)
     sizes = np.concatenate(row_bytes) if row_bytes else np.zeros(0, dtype=np.int64)
-    return FileSurvey(file, parquet.schema_arrow, sizes, digests, has_first_stage, damage=damage)
+    same = np.concatenate(lists) if lists else np.zeros(0, dtype=np.uint64)
+    return FileSurvey(file, parquet.schema_arrow, sizes, digests, has_first_stage, damage=damage, list_digests=same)
 
 
 def damage_of(group: int, row: int, error: Exception) -> str:
@@ -187,6 +194,31 @@ def _text_bytes(batch: pa.RecordBatch) -> np.ndarray:
     sizes: np.ndarray = np.bincount(parents, weights=lengths, minlength=len(batch)).astype(np.int64)
     total: np.ndarray = sizes + _byte_lengths(batch.column("query"))
     return total
+
+
+def _list_digests(batch: pa.RecordBatch) -> np.ndarray:
+    """8 bytes a row, of the titles and texts of its candidates."""
+    lists = batch.column("candidates")
+    ends = np.cumsum(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False))
+    structs = pc.list_flatten(lists)
+    names = [field.name for field in structs.type.fields if field.name in ("title", "text")]
+    texts = [_as_binary(pc.struct_field(structs, name)) for name in names]
+    digests = []
+    for start, end in pairwise([0, *ends.tolist()]):
+        digest = hashlib.blake2b(digest_size=8)
+        for column in texts:
+            digest.update(_bytes_between(column, start, end))
+        digests.append(int.from_bytes(digest.digest(), "little"))
+    return np.array(digests, dtype=np.uint64)
+
+
+def _bytes_between(texts: pa.Array, start: int, end: int) -> memoryview:
+    """The bytes of neighbouring texts as they lie in memory, without copying."""
+    _, offsets, data = texts.buffers()
+    if data is None or start == end:
+        return memoryview(b"")
+    places = np.frombuffer(offsets, dtype=np.int64)[texts.offset :]
+    return memoryview(data)[places[start] : places[end]]
 
 
 def _byte_lengths(texts: pa.Array) -> np.ndarray:

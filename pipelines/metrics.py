@@ -7,9 +7,10 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import ray
 
@@ -20,8 +21,9 @@ from qrcore.errors import ScoreError
 class UnitMetrics:
     """What one unit took; kept in the unit object's footer.
 
-    ``memory_bytes``: the process's largest resident memory so far; ``gpu_memory_bytes``: the most that torch took of
-    its GPU.
+    ``score_s``: seconds in the actor, of which ``tokenise_in_score_s`` turned text into tokens (0 where nobody measured
+    it); ``memory_bytes``: the process's largest resident memory so far; ``gpu_memory_bytes``: the most that torch took
+    of its GPU; ``on_gpu``: whether torch uses one at all.
     """
 
     rows: int
@@ -37,6 +39,8 @@ class UnitMetrics:
     node: str
     memory_bytes: int = 0
     gpu_memory_bytes: int = 0
+    tokenise_in_score_s: float = 0.0
+    on_gpu: bool = False
 
 
 def unit_metrics(
@@ -58,6 +62,7 @@ def unit_metrics(
         node=ray.util.get_node_ip_address(),
         memory_bytes=_memory_bytes(),
         gpu_memory_bytes=_gpu_memory_bytes(),
+        on_gpu=_on_gpu(),
     )
 
 
@@ -68,8 +73,12 @@ def _memory_bytes() -> int:
 
 
 def _gpu_memory_bytes() -> int:
-    torch = sys.modules.get("torch")  # a process that has not loaded it took nothing of a GPU
-    return torch.cuda.max_memory_allocated() if torch and torch.cuda.is_initialized() else 0
+    return sys.modules["torch"].cuda.max_memory_allocated() if _on_gpu() else 0
+
+
+def _on_gpu() -> bool:
+    torch = sys.modules.get("torch")  # a process that has not loaded it uses no GPU
+    return bool(torch and torch.cuda.is_initialized())
 
 
 def _stamp(seconds: float) -> str:
@@ -95,4 +104,25 @@ def added(parts: Sequence[UnitMetrics]) -> UnitMetrics:
         node=parts[-1].node,
         memory_bytes=max(part.memory_bytes for part in parts),
         gpu_memory_bytes=max(part.gpu_memory_bytes for part in parts),
+        tokenise_in_score_s=sum(part.tokenise_in_score_s for part in parts),
+        on_gpu=parts[-1].on_gpu,
     )
+
+
+def tokenise_seconds(footer: Mapping[str, Any]) -> float:
+    """Seconds of turning a unit's text into tokens, ahead of its actor and in it."""
+    return float(footer.get("tokenise_s", 0.0) + footer.get("tokenise_in_score_s", 0.0))
+
+
+def busy_seconds(footers: Sequence[Mapping[str, Any]], bridged_gap_s: float) -> float:
+    """Clock seconds in which units were being scored; a pause between them that is longer than this is downtime."""
+    spans = sorted(
+        tuple(datetime.fromisoformat(footer[key]) for key in ("started_at", "finished_at")) for footer in footers
+    )
+    seconds, busy_until = 0.0, None
+    for start, end in spans:
+        if busy_until is None or (start - busy_until).total_seconds() > bridged_gap_s:
+            busy_until = start
+        seconds += max(0.0, (end - busy_until).total_seconds())
+        busy_until = max(busy_until, end)
+    return seconds

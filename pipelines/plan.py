@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -72,11 +72,9 @@ class Unit(_Record):
         return self.stop - self.start
 
 
-class Plan(_Record):
-    """Everything a run does, before it does it. ``schema_ipc``: the output schema, Arrow IPC in base64; ``carried``:
-    its columns that are copied from the input; ``parent``: the run whose failed rows this one scores again."""
+class RunPlan(_Record):
+    """What the plan of every kind of run says of the run."""
 
-    schema_version: str = SCHEMA_VERSION
     run_id: str
     job: str
     name: str
@@ -84,6 +82,16 @@ class Plan(_Record):
     input_hash: str
     config: dict[str, Any]
     provenance: dict[str, Any]
+
+
+AnyPlan = TypeVar("AnyPlan", bound=RunPlan)
+
+
+class Plan(RunPlan):
+    """Everything a run does, before it does it. ``schema_ipc``: the output schema, Arrow IPC in base64; ``carried``:
+    its columns that are copied from the input; ``parent``: the run whose failed rows this one scores again."""
+
+    schema_version: str = SCHEMA_VERSION
     order: str
     files: tuple[PlannedFile, ...]
     skipped_files: tuple[SkippedFile, ...]
@@ -153,6 +161,7 @@ def cut_units(
 ) -> tuple[Unit, ...]:
     """Units of at most ``max_bytes`` decoded text and ``max_rows`` rows; a larger row is a unit of its own.
 
+    Neighbouring rows over the same candidates stay together where one unit can hold them: they share a forward pass.
     A row above ``largest_row`` bytes is marked too large. ``chosen``: rows by file URI, None for all.
     """
     seen: set[bytes] = set()
@@ -163,7 +172,7 @@ def cut_units(
         rows = None if chosen is None else chosen.get(survey.file.uri, frozenset())
         # A row that is too large must be alone, whatever a unit may hold: it is an error without being read.
         sizes = np.where(survey.row_bytes > largest_row, max_bytes + 1, survey.row_bytes)
-        for start, stop in _ranges(sizes, max_bytes, max_rows, rows):
+        for start, stop in _ranges(sizes, survey.list_digests, max_bytes, max_rows, rows):
             units.append(
                 Unit(
                     unit_id=unit_id(config_hash, survey.file, start, stop),
@@ -189,13 +198,15 @@ def _duplicates(digests: Sequence[bytes], seen: set[bytes]) -> list[int]:
 
 
 def _ranges(
-    row_bytes: np.ndarray, max_bytes: int, max_rows: int, chosen: frozenset[int] | None
+    row_bytes: np.ndarray, lists: np.ndarray, max_bytes: int, max_rows: int, chosen: frozenset[int] | None
 ) -> Iterator[tuple[int, int]]:
     rows = range(len(row_bytes)) if chosen is None else sorted(chosen)
+    together = _together(row_bytes, lists, max_bytes, max_rows)
     start, stop, size = -1, -1, 0
     for row in rows:
         row_size = int(row_bytes[row])
-        full = size + row_size > max_bytes or row - start >= max_rows
+        bytes_ahead, rows_ahead = together.get(row, (row_size, 1))
+        full = size + bytes_ahead > max_bytes or row + rows_ahead - start > max_rows
         if start >= 0 and (row != stop or full):
             yield start, stop
             start = -1
@@ -206,11 +217,26 @@ def _ranges(
         yield start, stop
 
 
-def store_plan(storage: Storage, run_uri: str, plan: Plan) -> Plan:
+def _together(row_bytes: np.ndarray, lists: np.ndarray, max_bytes: int, max_rows: int) -> dict[int, tuple[int, int]]:
+    """Bytes and number of neighbouring rows over the same candidates, by the first of them, where a unit can hold
+    them all."""
+    if not len(lists):
+        return {}
+    firsts = np.flatnonzero(np.concatenate([[True], lists[1:] != lists[:-1]]))
+    counts = np.diff(np.append(firsts, len(lists)))
+    sizes = np.add.reduceat(row_bytes, firsts)
+    held = (counts > 1) & (counts <= max_rows) & (sizes <= max_bytes)
+    return {
+        int(first): (int(size), int(count))
+        for first, size, count in zip(firsts[held], sizes[held], counts[held], strict=True)
+    }
+
+
+def store_plan(storage: Storage, run_uri: str, plan: AnyPlan) -> AnyPlan:
     """Put the plan create-only; if one is there, it must describe the same work, and it is the one that counts."""
     if storage.create(join(run_uri, PLAN_FILE), plan.model_dump_json(indent=1).encode()):
         return plan
-    stored = load_plan(storage, run_uri)
+    stored = read_plan(storage, run_uri, type(plan))
     if stored is None:
         raise IncompleteRunError(f"{run_uri}: a plan was there and is not any more. Run the same command again.")
     if stored.config_hash != plan.config_hash or stored.input_hash != plan.input_hash:
@@ -223,5 +249,10 @@ def store_plan(storage: Storage, run_uri: str, plan: Plan) -> Plan:
 
 def load_plan(storage: Storage, run_uri: str) -> Plan | None:
     """The stored plan of a run, None if there is none."""
+    return read_plan(storage, run_uri, Plan)
+
+
+def read_plan(storage: Storage, run_uri: str, kind: type[AnyPlan]) -> AnyPlan | None:
+    """The stored plan of a run whose plans are of this kind, None if there is none."""
     uri = join(run_uri, PLAN_FILE)
-    return Plan.model_validate_json(storage.read(uri)) if storage.exists(uri) else None
+    return kind.model_validate_json(storage.read(uri)) if storage.exists(uri) else None

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 import pyarrow as pa
 
+from pipelines.encoding import UnitEncoder
 from pipelines.inputs import FileSurvey
 from pipelines.labels import Qrels, load_qrels
 from pipelines.plan import Plan
@@ -23,6 +24,7 @@ from pipelines.scorers import (
     planned_order,
     probe,
     ranking_worker,
+    request_encoder,
     scorer_identity,
     scorer_record,
 )
@@ -91,7 +93,15 @@ class RerankJob:
     def worker(self, facts: ScorerIdentity, plan: Plan) -> Callable[[], UnitWorker]:
         scorer = as_probed(self.settings.scorer, facts, plan.order)
         contexts = planned_contexts(self.settings.contexts, facts)
-        return partial(ranking_worker, scorer, contexts, plan.output_schema)
+        return partial(ranking_worker, scorer, contexts, plan.output_schema, facts.detection_queries)
+
+    @property
+    def encodes_ahead(self) -> bool:
+        return self.settings.contexts.plain
+
+    def encoder(self, facts: ScorerIdentity, plan: Plan) -> Callable[[], UnitEncoder]:
+        scorer = as_probed(self.settings.scorer, facts, plan.order)
+        return partial(request_encoder, scorer, planned_contexts(self.settings.contexts, facts))
 
     def side_files(self, plan: Plan, facts: ScorerIdentity) -> SideFiles:
         settings = self.settings

@@ -10,6 +10,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from pipelines.schemas import INPUT_SCHEMA
+from pipelines.units import UnitRows
 from qrcore.errors import ScoreError
 from qrcore.records import Document, Ranking, RankRequest
 
@@ -115,6 +116,13 @@ def in_first_stage_order(documents: Sequence[Document]) -> list[Document]:
 
 def _is_score(score: float | None) -> bool:
     return score is not None and not math.isnan(score)
+
+
+def request_of(row: Row | ScoreError, unit: UnitRows, place: int) -> RankRequest | ScoreError:
+    """What the row at ``place`` of a unit asks, or why it cannot be answered."""
+    if isinstance(row, ScoreError):
+        return row
+    return duplicate_query_id(row) if unit.first_row + place in unit.duplicates else request_from_row(row)
 
 
 def duplicate_query_id(row: Row) -> ScoreError:

@@ -6,8 +6,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Final, Generic, Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Generic, Protocol, TypeVar, runtime_checkable
 
 import pyarrow as pa
 
@@ -35,10 +35,12 @@ from pipelines.commit import (
     read_back,
     side_object,
 )
+from pipelines.encoding import UnitEncoder
 from pipelines.identity import code_version, content_hash, input_hash, package_versions, run_id
 from pipelines.inputs import FileSurvey, list_inputs
 from pipelines.lease import held, leases
 from pipelines.limits import ErrorTally, judged
+from pipelines.lineage import LineageRun, LineageSettings, Source, told
 from pipelines.plan import Plan, Unit, cut_units, encode_schema, load_plan, planned_files, store_plan, usable_surveys
 from pipelines.storage import FileInfo, Storage, StorageOptions, absolute, join
 from pipelines.surveys import survey_files
@@ -59,7 +61,8 @@ class RunSettings:
     comes out, and with it the run's identity. ``row_bytes``: decoded text of a row above which it is an error;
     ``max_error_rate``: share of failed rows above which nothing is committed; ``max_killer_rows``: rows that may kill
     their worker; ``start_timeout_s``: how long to wait for a node that can hold an actor; ``join_others``: help
-    another driver; ``rows_from``: a committed run whose failed rows are scored instead of ``inputs``.
+    another driver; ``rows_from``: a committed run whose failed rows are scored instead of ``inputs``; ``lineage``: who
+    is told of the run.
     """
 
     inputs: tuple[str, ...]
@@ -79,6 +82,7 @@ class RunSettings:
     start_timeout_s: float = 600.0
     join_others: bool = False
     rows_from: str | None = None
+    lineage: LineageSettings = field(default_factory=LineageSettings)
 
 
 class SideFileWriter(Protocol):
@@ -134,6 +138,20 @@ class Job(Protocol[Facts]):
         ...
 
 
+@runtime_checkable
+class EncodesAhead(Protocol):
+    """A job whose units can be tokenised before they come to its workers."""
+
+    @property
+    def encodes_ahead(self) -> bool:
+        """Whether those of this run can: not where the scores of one prompt decide what the next one holds."""
+        ...
+
+    def encoder(self, facts: Any, plan: Plan) -> Callable[[], UnitEncoder]:
+        """What makes an encoder in an actor; travels there."""
+        ...
+
+
 class PlannedUnit(Protocol):
     """A unit of a plan, as far as an observer needs it."""
 
@@ -171,7 +189,7 @@ class Observer(Protocol):
 
     def stage(self, message: str) -> None: ...
 
-    def planned(self, plan: Plan, done: frozenset[str]) -> None: ...
+    def planned(self, plan: Planned, done: frozenset[str]) -> None: ...
 
     def unit_done(self, footer: dict[str, Any]) -> None: ...
 
@@ -194,8 +212,16 @@ def run_job(job: Job[Facts], settings: RunSettings, observer: Observer) -> RunRe
     files = chosen.files if chosen else list_inputs(settings.inputs, settings.storage)
     with ray_session(settings.cluster):
         refuse_local_files_on_many_nodes((*settings.inputs, settings.output), shared=settings.storage.shared)
-        check_resources(settings.pool.actors, settings.pool.cpus_per_actor, settings.pool.gpus_per_actor)
+        settings = replace(settings, pool=used_pool(job, settings.pool))
+        pool = settings.pool
+        check_resources(pool.actors, pool.cpus_per_actor, pool.gpus_per_actor, pool.encoders)
         return _Run.of(job, settings, files, chosen, observer).finish()
+
+
+def used_pool(job: Job[Any], pool: PoolSettings) -> PoolSettings:
+    """The pool without the actors that would have nothing to do."""
+    ahead = isinstance(job, EncodesAhead) and job.encodes_ahead
+    return pool if ahead else replace(pool, encoders=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,16 +277,37 @@ class _Run(Generic[Facts]):
                 plan = self._store(plan)
             done = find_done(self.storage, self.uri)
             self.observer.planned(plan, frozenset(done))
-            try:
-                write_seconds = self._work(plan, done, from_the_end=bool(others))
-            finally:
-                with suppress(StorageError):
-                    mark_stopped(self.storage, self.uri, self.driver)
-            self.observer.stage("checking every object and committing")
-            # Another driver may have ended first, and with it the work of both.
-            return self._committed() or RunResult(
-                self._commit(plan, bool(done), write_seconds), self.uri, already_committed=False
-            )
+            with told(
+                self._for_lineage(plan), self.settings.lineage, self.settings.storage, self.observer.stage
+            ) as end:
+                result = self._work_and_commit(plan, done, from_the_end=bool(others))
+                end(result.manifest)
+            return result
+
+    def _work_and_commit(self, plan: Plan, done: set[str], *, from_the_end: bool) -> RunResult:
+        try:
+            write_seconds = self._work(plan, done, from_the_end=from_the_end)
+        finally:
+            with suppress(StorageError):
+                mark_stopped(self.storage, self.uri, self.driver)
+        self.observer.stage("checking every object and committing")
+        # Another driver may have ended first, and with it the work of both.
+        return self._committed() or RunResult(
+            self._commit(plan, bool(done), write_seconds), self.uri, already_committed=False
+        )
+
+    def _for_lineage(self, plan: Plan) -> LineageRun:
+        asked = self.settings.inputs or tuple(file.uri for file in plan.files)
+        return LineageRun(
+            job=plan.job,
+            name=plan.name,
+            run_id=plan.run_id,
+            driver=self.driver,
+            inputs=tuple(absolute(uri) for uri in asked),
+            sources=tuple(Source(file.uri, file.size, file.rows) for file in plan.files),
+            output=self.uri,
+            columns={field.name: str(field.type) for field in plan.output_schema},
+        )
 
     def _committed(self) -> RunResult | None:
         committed = load_manifest(self.storage, self.uri)
@@ -317,7 +364,8 @@ class _Run(Generic[Facts]):
 
     def _work(self, plan: Plan, done: set[str], *, from_the_end: bool) -> dict[str, float]:
         """Do what is not done yet; seconds of writing by unit."""
-        todo = [unit for unit in plan.units if unit.unit_id not in done]
+        # The longest first: what is begun last ends soon, so that no actor is left alone with a long unit.
+        todo = sorted((unit for unit in plan.units if unit.unit_id not in done), key=lambda unit: -unit.tokens)
         if from_the_end:
             todo.reverse()
         seconds: dict[str, float] = {}
@@ -341,7 +389,8 @@ class _Run(Generic[Facts]):
             settings.pool, settings.storage, self.driver, settings.skip_bad_files, settings.max_killer_rows
         )
         allow_silence(longest_silence_s(todo, settings.start_timeout_s))
-        return do_units(plan, todo, self.uri, self.job.worker(self.facts, plan), work)
+        encoder = self.job.encoder(self.facts, plan) if isinstance(self.job, EncodesAhead) else None
+        return do_units(plan, todo, self.uri, self.job.worker(self.facts, plan), work, encoder)
 
     def _left(self, units: Sequence[Unit]) -> list[Unit]:
         done = find_done(self.storage, self.uri)

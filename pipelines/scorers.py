@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import pyarrow as pa
 
+from pipelines.encoding import UnitEncoder
 from pipelines.inputs import FileSurvey
 from pipelines.work import PoolSettings, UnitWorker
 from qrcore.records import ScorerIdentity
@@ -20,9 +21,18 @@ _RESOLVED_BY_PROBE: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """The fields of :class:`qrcore.engine.EngineSettings`, for processes without torch."""
+
+    pack_tokens: int = 4096
+    chunk_tokens: int = 2048
+    memory_bytes: int | None = None
+    attention_kernel: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
 class ScorerSettings:
-    """What builds a scorer in an actor: the arguments of :func:`qrcore.load_scorer`, torch's threads, and what weights
-    and a pass may take together (``memory_bytes``)."""
+    """What builds a scorer in an actor: the arguments of :func:`qrcore.load_scorer` and torch's threads."""
 
     model: str
     revision: str | None = None
@@ -39,8 +49,8 @@ class ScorerSettings:
     on_mismatch: str = "refuse"
     depth: str = "heads"
     threads: int = 1
-    memory_bytes: int | None = None
     order_seed: int = 0
+    engine: EngineOptions = field(default_factory=EngineOptions)
 
 
 def on_requested_device(settings: ScorerSettings, pool: PoolSettings) -> ScorerSettings:
@@ -58,11 +68,20 @@ def probe(settings: ScorerSettings) -> ScorerIdentity:
     return open_scorer(settings).identity
 
 
-def ranking_worker(settings: ScorerSettings, contexts: ContextSettings, schema: pa.Schema) -> UnitWorker:
-    """The worker of a re-ranking run, in this process."""
+def ranking_worker(
+    settings: ScorerSettings, contexts: ContextSettings, schema: pa.Schema, detection_queries: frozenset[str]
+) -> UnitWorker:
+    """The worker of a re-ranking run, in this process; it marks rankings of ``detection_queries``."""
     from pipelines.actors import UnitScorer  # torch, which reading and writing do not need
 
-    return UnitScorer(settings, contexts, schema)
+    return UnitScorer(settings, contexts, schema, detection_queries)
+
+
+def request_encoder(settings: ScorerSettings, contexts: ContextSettings) -> UnitEncoder:
+    """What tokenises for the scorer of these settings, in this process, where ``contexts`` are ``plain``."""
+    from pipelines.actors import RequestUnitEncoder  # torch, which reading and writing do not need
+
+    return RequestUnitEncoder(settings, contexts)
 
 
 def planned_order(wanted: str, surveys: Sequence[FileSurvey]) -> str:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from pipelines.bundle_files import BundleFiles, BundleFileSettings
 from pipelines.commit import load_manifest
+from pipelines.encoding import UnitEncoder
 from pipelines.inputs import FileSurvey
 from pipelines.labels import load_qrels
 from pipelines.plan import Plan
@@ -24,6 +25,7 @@ from pipelines.scorers import (
     on_requested_device,
     planned_contexts,
     planned_order,
+    request_encoder,
     scorer_identity,
     scorer_record,
 )
@@ -38,7 +40,7 @@ from qrcore.windows import ContextSettings
 
 JOB: Final = "select"
 #: Settings of scoring, which decide nothing where the rankings are there already.
-_OF_SCORING: Final = ("model.", "scoring.", "contexts.")
+_OF_SCORING: Final = ("model.", "scoring.", "contexts.", "engine.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +189,18 @@ class ScoreAndSelectJob:
             settings.bundles,
             as_probed(settings.scoring.scorer, scorer, plan.order),
             planned_contexts(settings.scoring.contexts, scorer),
+            scorer.detection_queries,
             plan.output_schema,
         )
+
+    @property
+    def encodes_ahead(self) -> bool:
+        return self.settings.scoring.contexts.plain
+
+    def encoder(self, facts: SelectFacts, plan: Plan) -> Callable[[], UnitEncoder]:
+        scoring, scorer = self.settings.scoring, _scorer_of(facts)
+        settings = as_probed(scoring.scorer, scorer, plan.order)
+        return partial(request_encoder, settings, planned_contexts(scoring.contexts, scorer))
 
     def side_files(self, plan: Plan, facts: SelectFacts) -> BundleFiles:
         return BundleFiles(plan, self.told)
@@ -201,11 +213,15 @@ def _stored_worker(
 
 
 def _scoring_worker(
-    bundles: BundleSettings, scorer: ScorerSettings, contexts: ContextSettings, schema: pa.Schema
+    bundles: BundleSettings,
+    scorer: ScorerSettings,
+    contexts: ContextSettings,
+    detection_queries: frozenset[str],
+    schema: pa.Schema,
 ) -> UnitWorker:
     from pipelines.actors import ScoredRankings  # torch, which reading and writing do not need
 
-    return SelectWorker(bundles, ScoredRankings(scorer, contexts), schema)
+    return SelectWorker(bundles, ScoredRankings(scorer, contexts, detection_queries), schema)
 
 
 def _scorer_of(facts: SelectFacts) -> ScorerIdentity:

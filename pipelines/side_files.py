@@ -49,7 +49,11 @@ class ErrorLines:
             return
         for row in stored.answers.select(["query_id", "source", "error"]).to_pylist():
             if row["error"] is not None:
-                self._lines.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+                self.add_row(row)
+
+    def add_row(self, row: Mapping[str, Any]) -> None:
+        """Take in one row that failed."""
+        self._lines.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
     def write(self, storage: Storage, run_uri: str, folder: str) -> str:
         """Put them as ``errors.jsonl`` into a folder of the run; the path within the run."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 
 import pyarrow.parquet as pq
 
 from pipelines.commit import Manifest, find_done, load_manifest
 from pipelines.lease import Lease, leases
+from pipelines.metrics import busy_seconds
 from pipelines.plan import Plan, Unit, load_plan
 from pipelines.storage import Storage, StorageOptions, absolute
 from pipelines.units import unit_uri
@@ -21,7 +21,7 @@ from pipelines.work import UNIT_KEY
 from qrcore.errors import RunError
 
 _FOOTERS_AT_ONCE: Final = 16
-#: A pause between units that is longer than this is downtime, not work.
+#: Longer than in the report: units of a run that goes on may be far apart.
 _BRIDGED_GAP_S: Final = 60.0
 
 
@@ -57,7 +57,7 @@ def run_status(uri: str, options: StorageOptions) -> RunStatus:
     for footer in footers:
         errors.update(footer["errors"])
     rows, tokens = sum(unit.rows for unit in done), sum(footer["prompt_tokens"] for footer in footers)
-    seconds = busy_seconds(footers)
+    seconds = busy_seconds(footers, _BRIDGED_GAP_S)
     left = plan.rows - rows
     return RunStatus(
         uri=run_uri,
@@ -84,15 +84,3 @@ def unit_footers(storage: Storage, run_uri: str, units: Sequence[Unit]) -> list[
 
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
         return list(pool.map(footer, units))
-
-
-def busy_seconds(footers: Sequence[Mapping[str, Any]]) -> float:
-    """Clock seconds in which units were being scored; long pauses between them do not count."""
-    spans = sorted(tuple(datetime.fromisoformat(f[key]) for key in ("started_at", "finished_at")) for f in footers)
-    seconds, busy_until = 0.0, None
-    for start, end in spans:
-        if busy_until is None or (start - busy_until).total_seconds() > _BRIDGED_GAP_S:
-            busy_until = start
-        seconds += max(0.0, (end - busy_until).total_seconds())
-        busy_until = max(busy_until, end)
-    return seconds

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
+from pipelines.metrics import tokenise_seconds
+
 _TAGS: Final = ("job", "name")
 _SECONDS: Final = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000]
 #: Stages of a unit, by the field of its record.
@@ -26,7 +28,12 @@ class RunMetrics:
         self._tokens = Counter("qrbatch_prompt_tokens", "Tokens run through the model.", _TAGS)
         self._units = Counter("qrbatch_units", "Units written.", _TAGS)
         self._planned = Gauge("qrbatch_planned_units", "Units that this driver has to do.", _TAGS)
-        self._seconds = Histogram("qrbatch_unit_seconds", "Seconds of a unit by stage.", _SECONDS, (*_TAGS, "stage"))
+        self._seconds = Histogram(
+            "qrbatch_unit_seconds",
+            "Seconds of a unit by stage; tokenise may be in score, too.",
+            _SECONDS,
+            (*_TAGS, "stage"),
+        )
         self._memory = Gauge("qrbatch_actor_memory_bytes", "Largest resident memory of an actor.", (*_TAGS, "actor"))
         self._gpu_memory = Gauge(
             "qrbatch_gpu_memory_bytes", "Largest memory that torch took of an actor's GPU.", (*_TAGS, "actor")
@@ -46,6 +53,8 @@ class RunMetrics:
         for key, stage in STAGES.items():
             if key in footer:
                 self._seconds.observe(footer[key], {"stage": stage})
+        if tokenise := tokenise_seconds(footer):
+            self._seconds.observe(tokenise, {"stage": "tokenise"})
         actor = {"actor": f"{footer['node']}/{footer['actor_pid']}"}
         self._memory.set(footer.get("memory_bytes", 0), actor)
         self._gpu_memory.set(footer.get("gpu_memory_bytes", 0), actor)

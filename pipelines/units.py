@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.storage import join
+from qrcore.errors import ScoreError
+
+if TYPE_CHECKING:
+    from pipelines.plan import Unit
+    from qrcore.encoding import EncodedRequest  # transformers, which reading and writing do not need
+
+
+#: What each row asks in tokens, or why it cannot be answered, in order.
+Encoded = tuple["EncodedRequest | ScoreError", ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UnitRows:
-    """Input rows of one unit, where they come from, and which repeat an earlier ``query_id``."""
+    """Input rows of one unit, where they come from, and which repeat an earlier ``query_id``; ``encoded``: the rows in
+    tokens, where they were tokenised ahead."""
 
     table: pa.Table
     uri: str
     first_row: int
     duplicates: frozenset[int]
+    encoded: Encoded | None = None
+
+    def part(self, start: int, stop: int) -> UnitRows:
+        """The rows from ``start`` to ``stop``, counted within the unit."""
+        if (start, stop) == (0, len(self.table)):
+            return self
+        encoded = None if self.encoded is None else self.encoded[start:stop]
+        return UnitRows(
+            self.table.slice(start, stop - start), self.uri, self.first_row + start, self.duplicates, encoded
+        )
+
+
+def unit_rows(row: dict[str, Any], unit: Unit) -> UnitRows:
+    """The rows of a unit on its way between two stages."""
+    # Pickled by EncodeUnit a moment ago; nothing that was stored anywhere comes here.
+    encoded = pickle.loads(row["encoded"]) if "encoded" in row else None
+    return UnitRows(from_ipc(row["table"]), row["uri"], unit.start, frozenset(unit.duplicates), encoded)
 
 
 def unit_uri(run_uri: str, unit_id: str) -> str:

@@ -22,7 +22,8 @@ from ray.exceptions import RayError
 
 from pipelines.answering import AnswerSettings, AnswerUnit
 from pipelines.answering import UnitWorker as UnitWorker
-from pipelines.cluster import LIGHT_TASK_CPUS, START_ATTEMPTS, telling_line, unwrapped
+from pipelines.cluster import ENCODER_CPUS, LIGHT_TASK_CPUS, START_ATTEMPTS, telling_line, unwrapped
+from pipelines.encoding import EncodeUnit, UnitEncoder
 from pipelines.metrics import UnitMetrics as UnitMetrics
 from pipelines.plan import Plan, Unit
 from pipelines.ranges import RowRange, read_range
@@ -39,11 +40,13 @@ _SLOWEST_TOKENS_PER_S: Final = 20.0
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
-    """The actors that hold a model: how many, and what each takes of the cluster."""
+    """The actors that hold a model: how many, and what each takes of the cluster; ``encoders``: actors that
+    tokenise ahead of them, where the job lets them."""
 
     actors: int = 2
     cpus_per_actor: float = 1.0
     gpus_per_actor: float = 0.0
+    encoders: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +76,18 @@ class _Work:
 
 
 def do_units(
-    plan: Plan, todo: Sequence[Unit], run_uri: str, worker: Callable[[], UnitWorker], settings: WorkSettings
+    plan: Plan,
+    todo: Sequence[Unit],
+    run_uri: str,
+    worker: Callable[[], UnitWorker],
+    settings: WorkSettings,
+    encoder: Callable[[], UnitEncoder] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Do ``todo`` with workers that ``worker`` makes, one an actor; yield each unit's footer record as it is written.
 
-    Units that another driver has done or is at are left out. Raises :class:`IncompleteRunError` if the store or a
-    worker fails, :class:`RunError` if no actor can be started; what is written stays and is not done again.
+    ``encoder`` makes what tokenises units ahead of them, if the pool has actors for it. Units that another driver has
+    done or is at are left out. Raises :class:`IncompleteRunError` if the store or a worker fails, :class:`RunError` if
+    no actor can be started; what is written stays and is not done again.
     """
     pool = settings.pool
     work = _Work(
@@ -101,6 +110,13 @@ def do_units(
     )
     units = ray.data.from_items([{"unit": unit.model_dump_json()} for unit in todo], override_num_blocks=len(todo))
     read = units.map(partial(_read_unit, work=ray.put(work)), num_cpus=LIGHT_TASK_CPUS)
+    if encoder is not None and pool.encoders:
+        read = read.map(
+            cast("Any", EncodeUnit),
+            fn_constructor_kwargs={"encoder": encoder},
+            compute=ActorPoolStrategy(size=min(pool.encoders, len(todo)), max_tasks_in_flight_per_actor=2),
+            num_cpus=ENCODER_CPUS,
+        )
     scored = read.map(
         cast("Any", AnswerUnit),  # Ray accepts a class here; its annotations know functions only
         fn_constructor_kwargs={"worker": worker, "settings": answering},
@@ -167,7 +183,7 @@ def _read_unit(row: dict[str, Any], work: Any) -> dict[str, Any]:
         "uri": work.files[unit.file][0],
         "table": to_ipc(found.table),
         "failed": json.dumps(failed),
-        "read_s": _since(started),
+        "seconds": json.dumps({"read_s": _since(started)}),
         "read_at": time.time(),
     }
 
@@ -215,8 +231,7 @@ def _write_unit(row: dict[str, Any], work: Any) -> dict[str, Any]:
     footer = {
         "unit_id": unit.unit_id,
         "config_hash": work.config_hash,
-        "read_s": row["read_s"],
-        "wait_s": row["wait_s"],
+        **json.loads(row["seconds"]),
         **json.loads(row["metrics"]),
         **json.loads(row["killers"]),
     }

@@ -16,6 +16,7 @@ from qrcore.ordering import prompt_order
 from qrcore.prompts import PromptFormat
 from qrcore.records import Document, Order, RankRequest, Span
 from qrcore.requests import check_request
+from qrcore.timing import TOKENISE, part
 from qrcore.tokens import EncodedPrompt, PromptEncoder, SpecialTokens
 
 QuerySpan = Literal["official", "query"]
@@ -94,6 +95,7 @@ class RequestEncoder:
         self._order = order
         self._order_seed = order_seed
 
+    @part(TOKENISE)
     def encode(self, request: RankRequest) -> EncodedRequest:
         """The request in tokens. Raises :class:`ScoreError` for one that cannot be answered."""
         check_request(request)

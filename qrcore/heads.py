@@ -57,6 +57,7 @@ class HeadSet(BaseModel):
 
     Fields that were not recorded (published lists) are None. A head listed twice counts twice in scores.
     ``intervals``: bounds of the 95 % interval of each score; ``dataset_sha256``: of inputs and judgements;
+    ``detection_queries``: the queries that heads were found on, as :func:`qrcore.matching.query_digest` writes them;
     ``prompt_tokens``: quantiles of the prompts that heads were found with, such as ``{"p50": 1200}``; ``truncation``:
     how texts were cut for it; ``contamination``: data that the choice has seen, and that prove nothing of it any more.
     """
@@ -75,6 +76,7 @@ class HeadSet(BaseModel):
     method_settings: dict[str, Any] = Field(default_factory=dict)
     detection_data: str | None = None
     dataset_sha256: str | None = None
+    detection_queries: tuple[str, ...] | None = None
     examples: int | None = None
     prompt: PromptFormat | None = None
     null_query: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
@@ -37,6 +38,15 @@ def check_origin(heads: HeadSet, source: ModelSource, on_mismatch: OnMismatch = 
     if heads.intervals and heads.intervals[0][0] <= 0.0 <= heads.intervals[0][1]:
         warnings.append(f"head set {heads.name!r}: the interval of its best head's score includes 0")
     return tuple(warnings)
+
+
+def query_digest(query_id: str | None, query: str) -> str:
+    """A query as head sets remember it: 16 hexadecimal digits, which tell it again and do not tell its text.
+
+    The text counts beside the id, because many collections number their queries from 1.
+    """
+    named = f"{query_id or ''}\0{query}".encode("utf-8", "surrogatepass")
+    return hashlib.sha256(named).hexdigest()[:16]
 
 
 def length_warnings(

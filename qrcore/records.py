@@ -12,6 +12,9 @@ UNINFORMATIVE_QUERY = "uninformative_query"
 #: Flag of a ranking of which documents were cut, because the settings say so.
 TRUNCATED_DOCUMENTS = "truncated_documents"
 
+#: Flag of a ranking whose query is one that the heads were found on: its judgements prove nothing of them.
+DETECTION_QUERY = "detection_query"
+
 
 class Span(NamedTuple):
     """A half-open range ``[start, stop)`` of token or character positions."""
@@ -85,6 +88,8 @@ class ScorerIdentity:
     ``detection_tokens``: quantiles of the prompts that the heads were found with, if the head set tells; ``sight``: how
     far the nearest-sighted head looks back, None: everything; ``largest_pass``: tokens of documents, query and null
     query that memory allows, None: any.
+    ``detection_tokens``: quantiles of the prompts that the heads were found with, and ``detection_queries`` the
+    queries, as :func:`qrcore.matching.query_digest` writes them, if the head set tells.
     """
 
     head_set_id: str
@@ -103,3 +108,4 @@ class ScorerIdentity:
     detection_tokens: dict[str, int] | None = None
     sight: int | None = None
     largest_pass: int | None = None
+    detection_queries: frozenset[str] = frozenset()

@@ -81,7 +81,7 @@ class ContextSettings:
         """
         if largest_pass == 0:
             raise ConfigError(
-                "contexts.memory_bytes: expected room for the weights and a prompt, not even the weights fit. Raise it."
+                "engine.memory_bytes: expected room for the weights and a prompt, the weights alone take it. Raise it."
             )
         limits = (max_tokens, sight, self.window_tokens)
         window = min(limit for limit in limits if limit is not None)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-pytest_plugins = ("tests.services",)
+pytest_plugins = ("tests.services", "tests.pipelines.chromium")
 
 settings.register_profile("tests", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("tests")

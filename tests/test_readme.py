@@ -1,10 +1,15 @@
-"""Every command block of the README is run, so that the README stays true."""
+"""Every command block of the README is run, so that the README stays true.
+
+Commands of ours run in this process, over one Ray for all of them; the demo runs as a user would run it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +18,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import s3fs
+from typer.testing import CliRunner, Result
 
+from jobs.cli import app
 from pipelines.schemas import QRELS_SCHEMA
 from tests.qrcore.training.texts import texts
 from tests.services import SECRET
@@ -43,6 +50,19 @@ def shell(command: str, folder: Path, **environment: str) -> subprocess.Complete
         text=True,
         check=False,
     )
+
+
+def qrbatch(command: str, folder: Path) -> Result:
+    """A command of ours as a shell in ``folder`` would start it."""
+    program, *words = shlex.split(command)
+    assert program == "qrbatch"
+    with contextlib.chdir(folder):
+        arguments = (
+            [found for word in words for found in sorted(map(str, Path().glob(word))) or [word]]
+            if "*" in command
+            else words
+        )
+        return CliRunner().invoke(app, arguments, env={"COLUMNS": "160"}, catch_exceptions=False)
 
 
 def test_every_command_is_covered_by_a_test_of_this_file() -> None:
@@ -81,6 +101,7 @@ def test_the_python_example_runs_and_prints_what_it_says(tmp_path: Path) -> None
     assert run.stdout.splitlines() == expected
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_the_configuration_runs_as_written(tmp_path: Path) -> None:
     (config,) = blocks("yaml")
     (tmp_path / "nightly.yaml").write_text(config)
@@ -88,31 +109,33 @@ def test_the_configuration_runs_as_written(tmp_path: Path) -> None:
     write_shard(tmp_path / "shards" / "2.parquet", [row("c", query=None)])
     first, again = [c for c in commands() if c.startswith("qrbatch rerank --config")]
     (planned,) = [c for c in commands() if c.startswith("qrbatch plan")]
-    run = shell(planned, tmp_path)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "2 files, 3 rows in 2 units" in run.stdout
-    run = shell(first, tmp_path)
-    assert run.returncode == 3, run.stdout + run.stderr
+    run = qrbatch(planned, tmp_path)
+    assert run.exit_code == 0, run.output
+    assert "2 files, 3 rows in 2 units" in run.output
+    assert "GiB  weights" in run.output and "GiB for each of 2 actors" in run.output
+    run = qrbatch(first, tmp_path)
+    assert run.exit_code == 3, run.output
     (manifest,) = (tmp_path / "runs").glob("nightly-*/_manifest.json")
     folder = manifest.parent
     expected = {"status": "rows 3/3", "verify": "3 rows = 2 scored + 1 failed", "clean": "mark of an attempt"}
     expected |= {"rollback": f"points at {folder.name}"}
     for name, text in expected.items():
         (command,) = [c for c in commands() if c.startswith(f"qrbatch {name} ")]
-        run = shell(command.replace("RUN_ID", folder.name).replace("RUN", f"runs/{folder.name}"), tmp_path)
-        assert run.returncode == 0, run.stdout + run.stderr
-        assert text in run.stdout
-    run = shell(again.replace("RUN", f"runs/{folder.name}"), tmp_path)
-    assert run.returncode == 3, run.stdout + run.stderr
-    assert "1 rows = 0 scored + 1 failed" in run.stdout
+        run = qrbatch(command.replace("RUN_ID", folder.name).replace("RUN", f"runs/{folder.name}"), tmp_path)
+        assert run.exit_code == 0, run.output
+        assert text in run.output
+    run = qrbatch(again.replace("RUN", f"runs/{folder.name}"), tmp_path)
+    assert run.exit_code == 3, run.output
+    assert "1 rows = 0 scored + 1 failed" in run.output
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_the_example_with_another_model_runs(tmp_path: Path) -> None:
     shutil.copytree(MODEL, tmp_path / "my-model")
     write_shard(tmp_path / "shards" / "1.parquet", [row("a"), row("b")])
     (command,) = [c for c in commands() if c.startswith("qrbatch rerank") and "./my-model" in c]
-    run = shell(command, tmp_path)
-    assert run.returncode == 0, run.stdout + run.stderr
+    run = qrbatch(command, tmp_path)
+    assert run.exit_code == 0, run.output
     assert list((tmp_path / "runs").glob("rerank-*/_manifest.json"))
 
 
@@ -120,11 +143,12 @@ def test_the_examples_about_head_sets_run(tmp_path: Path) -> None:
     shutil.copytree(MODEL, tmp_path / "my-model")
     (tmp_path / "heads.json").write_text('{"name": "mine", "heads": ["1-0"]}')
     for command in [c for c in commands() if c.startswith("qrbatch heads")]:
-        run = shell(command, tmp_path)
-        assert run.returncode == 0, run.stdout + run.stderr
-        assert "llama" in run.stdout or "fits ./my-model" in run.stdout
+        run = qrbatch(command, tmp_path)
+        assert run.exit_code == 0, run.output
+        assert "llama" in run.output or "fits ./my-model" in run.output
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_the_detection_example_runs(tmp_path: Path) -> None:
     shutil.copytree(MODEL, tmp_path / "my-model")
     names = [f"q{number}" for number in range(12)]
@@ -132,8 +156,8 @@ def test_the_detection_example_runs(tmp_path: Path) -> None:
     judged = [{"query_id": name, "doc_id": "d1", "relevance": 1} for name in names]
     write_shard(tmp_path / "qrels.parquet", judged, QRELS_SCHEMA)
     (command,) = [c for c in commands() if c.startswith("qrbatch detect") and "./my-model" in c]
-    run = shell(command, tmp_path)
-    assert run.returncode == 0, run.stdout + run.stderr
+    run = qrbatch(command, tmp_path)
+    assert run.exit_code == 0, run.output
     for found in (
         "detect-*/commit/*/headset.json",
         "detect-*/commit/*/head_scores.parquet",
@@ -142,17 +166,19 @@ def test_the_detection_example_runs(tmp_path: Path) -> None:
         assert list((tmp_path / "heads").glob(found)), found
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_the_examples_about_copying_heads_run(tmp_path: Path) -> None:
     rows = [{"text": " ".join(texts(400)[start::8])} for start in range(8)]
     write_shard(tmp_path / "texts" / "1.parquet", rows, pa.schema([("text", pa.string())]))
     for command in [c for c in commands() if c.startswith("qrbatch needles") or "--method copy" in c]:
-        run = shell(command, tmp_path)
-        assert run.returncode == 0, run.stdout + run.stderr
+        run = qrbatch(command, tmp_path)
+        assert run.exit_code == 0, run.output
     assert (tmp_path / "needles" / "qrels.parquet").exists()
-    assert "needle tokens right: intact" in run.stdout and "20 control sets" in run.stdout
+    assert "needle tokens right: intact" in run.output and "20 control sets" in run.output
     assert list((tmp_path / "heads").glob("detect-*/commit/*/headset.json"))
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_the_examples_about_long_contexts_run_one_after_the_other(tmp_path: Path) -> None:
     text = "The bridge was built in spring.\n\nSalt is sold at the market.\n\nBees make honey.\n"
     book = {"document_id": "b", "text": text, "query_id": "q", "query": "Who makes honey?"}
@@ -161,8 +187,8 @@ def test_the_examples_about_long_contexts_run_one_after_the_other(tmp_path: Path
     (tmp_path / "other.run").write_text("q Q0 b/1 1 2 t\nq Q0 b/3 2 1 t\n")
     jobs = ("prepare", "select", "evaluate", "compare", "rerank --input prepared/")
     for command in [c for c in commands() if c.startswith(tuple(f"qrbatch {job}" for job in jobs))]:
-        run = shell(command, tmp_path)
-        assert run.returncode == 0, run.stdout + run.stderr
+        run = qrbatch(command, tmp_path)
+        assert run.exit_code == 0, run.output
     for found in (
         "prepared/books-*/_manifest.json",
         "ranked/books-*/_manifest.json",
@@ -185,18 +211,18 @@ def test_the_training_example_runs(tmp_path: Path) -> None:
     assert "induction-32" in run.stdout
 
 
-def test_the_s3_example_runs_against_an_s3_api(tmp_path: Path, s3_server: str) -> None:
-    credentials = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_DEFAULT_REGION": "us-east-1"}
+@pytest.mark.usefixtures("local_ray")
+def test_the_s3_example_runs_against_an_s3_api(tmp_path: Path, s3_environment: str) -> None:
     (command,) = [c for c in commands() if c.startswith("qrbatch rerank") and "s3://" in c]
     bucket = re.findall(r"s3://([^/ ]+)", command)[0]
-    s3 = s3fs.S3FileSystem(key="test", secret=SECRET, endpoint_url=s3_server, skip_instance_cache=True)
+    s3 = s3fs.S3FileSystem(key="test", secret=SECRET, endpoint_url=s3_environment, skip_instance_cache=True)
     s3.mkdir(bucket)
     source = re.findall(r"--input (\S+)", command)[0]
     s3.put_file(str(write_shard(tmp_path / "1.parquet", [row("a")])), f"{source}/1.parquet")
     exports = [c for c in commands() if c.startswith("export AWS_ENDPOINT_URL")]
-    assert exports
-    run = shell(command, tmp_path, AWS_ENDPOINT_URL=s3_server, **credentials)
-    assert run.returncode == 0, run.stdout + run.stderr
+    assert exports  # which the fixture sets to where the tests' own API is
+    run = qrbatch(command, tmp_path)
+    assert run.exit_code == 0, run.output
     assert [path for path in s3.find(bucket) if path.endswith("_manifest.json")]
 
 

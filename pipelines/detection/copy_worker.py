@@ -10,7 +10,6 @@ from functools import partial
 
 import pyarrow as pa
 
-from pipelines.actors import request_of
 from pipelines.detection.copying import COPY, COPY_CONDITIONAL, CopySettings
 from pipelines.detection.examples import answered
 from pipelines.detection.needle_rows import Needle, TrialMaker, needle_columns, needles_of
@@ -19,7 +18,7 @@ from pipelines.detection.worker import DetectorSettings, HeadValueWorker, values
 from pipelines.identity import content_hash
 from pipelines.labels import Qrels
 from pipelines.needle_columns import PLACE_FIELDS
-from pipelines.rows import read_input_rows
+from pipelines.rows import read_input_rows, request_of
 from pipelines.units import UnitRows
 from pipelines.work import UnitMetrics
 from qrcore.contracts.copy_detector import CopyDetector, CopyOutcome

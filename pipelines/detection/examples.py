@@ -33,6 +33,12 @@ def relevance_of(request: RankRequest, qrels: Qrels) -> list[int]:
     return [max(0, grades.get(document.doc_id, 0)) for document in request.documents]
 
 
+def relevant_elsewhere(request: RankRequest, qrels: Qrels) -> int:
+    """How many documents are relevant to the query and stand nowhere in its list."""
+    relevant = {doc_id for doc_id, grade in qrels.get(str(request.query_id), {}).items() if grade > 0}
+    return len(relevant - {document.doc_id for document in request.documents})
+
+
 def check_relevant(request: RankRequest, relevance: list[int], qrels: Qrels) -> None:
     """Raise :class:`ScoreError` if no candidate is relevant."""
     if any(relevance):

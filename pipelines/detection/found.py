@@ -25,22 +25,37 @@ Floats = npt.NDArray[np.float64]
 #: Fewer examples than this choose heads by luck.
 FEW_EXAMPLES = 8
 _QUANTILES = (5, 50, 95)
+_READ = [
+    *("query_id", "relevant", "relevant_elsewhere", "methods", "prompt_tokens", "content_sha256", "query_digest"),
+    "error",
+]
 
 
 @dataclass(slots=True)
 class Examples:
-    """Values of all heads on the examples seen so far, unit by unit in plan order."""
+    """Values of all heads on the examples seen so far, unit by unit in plan order.
+
+    ``relevant`` documents are candidates of their queries, ``relevant_elsewhere`` in no list; ``unmet``: judged queries
+    of which no row has come yet.
+    """
 
     shape: ModelShape
     values: dict[str, list[Floats]] = field(default_factory=dict)
     prompt_tokens: list[int] = field(default_factory=list)
     contents: list[str] = field(default_factory=list)
+    queries: list[str] = field(default_factory=list)
     kept_back: int = 0
     errors: dict[str, int] = field(default_factory=dict)
+    relevant: int = 0
+    relevant_elsewhere: int = 0
+    unmet: set[str] = field(default_factory=set)
 
     def add(self, rows: pa.Table) -> None:
         """Take in the rows of one unit."""
-        for row in rows.select(["methods", "prompt_tokens", "content_sha256", "error"]).to_pylist():
+        for row in rows.select(_READ).to_pylist():
+            self.unmet.discard(row["query_id"])
+            self.relevant += row["relevant"] or 0
+            self.relevant_elsewhere += row["relevant_elsewhere"] or 0
             if row["error"] is not None:
                 code = row["error"]["code"]
                 self.errors[code] = self.errors.get(code, 0) + 1
@@ -49,8 +64,14 @@ class Examples:
             else:
                 self.prompt_tokens.append(row["prompt_tokens"])
                 self.contents.append(row["content_sha256"])
+                self.queries.append(row["query_digest"])
                 for entry in row["methods"]:
                     self.values.setdefault(entry["method"], []).append(np.array(entry["values"]))
+
+    @property
+    def judged_without_row(self) -> int:
+        """How many judged queries no row asks."""
+        return len(self.unmet)
 
     @property
     def heads(self) -> tuple[Head, ...]:
@@ -143,6 +164,7 @@ def head_set(found: Found, examples: Examples, origin: Origin) -> HeadSet:
         method_settings=dict(found.settings),
         detection_data=origin.dataset_id,
         dataset_sha256=examples.sha256,
+        detection_queries=tuple(sorted(examples.queries)),
         examples=len(examples.prompt_tokens),
         prompt=facts.prompt,  # type: ignore[arg-type]
         null_query=origin.null_query,

@@ -13,11 +13,17 @@ def detection_report(artifact: HeadSet, chosen: Found, others: Sequence[Found], 
     """The head set, every method's scores and choice, and what speaks for and against them."""
     methods = [chosen, *others]
     return {
-        "head_set": {"id": artifact.id, **artifact.model_dump(mode="json", exclude_none=True)},
+        "head_set": {
+            "id": artifact.id,
+            **artifact.model_dump(mode="json", exclude_none=True, exclude={"detection_queries"}),
+        },
         "examples": {
             "used": len(examples.prompt_tokens),
             "kept_back": examples.kept_back,
             "failed": dict(sorted(examples.errors.items())),
+            "relevant": examples.relevant,
+            "relevant_elsewhere": examples.relevant_elsewhere,
+            "judged_without_row": examples.judged_without_row,
         },
         "methods": {one.method: _method(one) for one in methods},
         "overlap": {"methods": [one.method for one in methods], "shares": overlaps(methods)},

@@ -17,16 +17,19 @@ _METHOD_VALUES: Final = pa.struct([pa.field("method", pa.string()), pa.field("va
 
 #: One row an example. ``part``: of the split by query id; ``relevant``: relevant candidates; ``methods``: each one's
 #: value of every head, layer by layer, null for an example that is kept for proving the choice; ``content_sha256``: of
-#: the query, the candidates and which of them are relevant.
+#: the query, the candidates and which of them are relevant; ``query_digest``: how the head set remembers the query;
+#: ``relevant_elsewhere``: relevant documents of the query that are not among its candidates.
 HEAD_VALUES_SCHEMA: Final = pa.schema(
     [
         pa.field("query_id", pa.string()),
         pa.field("part", pa.string()),
         pa.field("candidates", pa.int32()),
         pa.field("relevant", pa.int32()),
+        pa.field("relevant_elsewhere", pa.int32()),
         pa.field("methods", pa.list_(_METHOD_VALUES)),
         pa.field("prompt_tokens", pa.int64()),
         pa.field("content_sha256", pa.string()),
+        pa.field("query_digest", pa.string()),
         pa.field("source", SOURCE),
         pa.field("error", ERROR),
     ],
@@ -60,9 +63,11 @@ class HeadValues:
     part: Part
     candidates: int
     relevant: int
+    relevant_elsewhere: int
     values: Mapping[str, Sequence[float]] | None
     prompt_tokens: int = 0
     content_sha256: str | None = None
+    query_digest: str | None = None
 
 
 def row_from_values(query_id: str | None, answer: HeadValues | ScoreError, source: Source) -> Row:
@@ -76,8 +81,10 @@ def row_from_values(query_id: str | None, answer: HeadValues | ScoreError, sourc
         "part": answer.part,
         "candidates": answer.candidates,
         "relevant": answer.relevant,
+        "relevant_elsewhere": answer.relevant_elsewhere,
         "prompt_tokens": answer.prompt_tokens,
         "content_sha256": answer.content_sha256,
+        "query_digest": answer.query_digest,
     }
     if answer.values is not None:
         row["methods"] = [{"method": name, "values": list(values)} for name, values in answer.values.items()]

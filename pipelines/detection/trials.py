@@ -15,13 +15,13 @@ from typing import Final
 
 import pyarrow as pa
 
-from pipelines.actors import open_scorer, request_of, unit_metrics
+from pipelines.actors import open_scorer, unit_metrics
 from pipelines.detection.examples import answered, check_relevant, read_example, relevance_of
 from pipelines.detection.needle_rows import Needle, TrialMaker, needle_columns, needles_of
 from pipelines.labels import Qrels
 from pipelines.measures import ndcg_of
 from pipelines.needle_columns import PLACE_FIELDS
-from pipelines.rows import Row, Source, error_fields, query_id_of, read_input_rows
+from pipelines.rows import Row, Source, error_fields, query_id_of, read_input_rows, request_of
 from pipelines.schemas import ERROR, SCHEMA_VERSION, SCHEMA_VERSION_KEY, SOURCE
 from pipelines.scorers import ScorerSettings
 from pipelines.splits import Part, part_of

@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from pipelines.actors import open_scorer, request_of, unit_metrics
-from pipelines.detection.examples import answered, check_relevant, read_example, relevance_of
+from pipelines.actors import open_scorer, unit_metrics
+from pipelines.detection.examples import answered, check_relevant, read_example, relevance_of, relevant_elsewhere
 from pipelines.detection.rows import HEAD_VALUES_SCHEMA, HeadValues, row_from_values
 from pipelines.identity import content_hash
 from pipelines.labels import Qrels
-from pipelines.rows import Row, Source, query_id_of, read_input_rows
+from pipelines.rows import Row, Source, query_id_of, read_input_rows, request_of
 from pipelines.scorers import ScorerSettings
 from pipelines.splits import Part, part_of
 from pipelines.units import UnitRows
@@ -24,6 +24,7 @@ from qrcore.contracts.detector import Detector
 from qrcore.contracts.scorer import Reading, Scorer
 from qrcore.errors import ScoreError
 from qrcore.loading import load_method
+from qrcore.matching import query_digest
 from qrcore.records import RankRequest
 
 
@@ -64,13 +65,23 @@ class HeadValueWorker:
         """What every method says of every head on one example. Raises :class:`ScoreError`."""
         relevance = relevance_of(request, self._qrels)
         part, relevant = part_of(str(request.query_id)), sum(grade > 0 for grade in relevance)
+        elsewhere = relevant_elsewhere(request, self._qrels)
         if self._part is not None and part != self._part:
-            return HeadValues(part, len(relevance), relevant, None)
+            return HeadValues(part, len(relevance), relevant, elsewhere, None)
         check_relevant(request, relevance, self._qrels)
         reading = read_example(self._scorer, request)
         values = {name: _finite(one, reading, relevance) for name, one in self._detectors.items()}
         content = content_hash([request.query, [(d.title, d.text) for d in request.documents], relevance])
-        return HeadValues(part, len(relevance), relevant, values, reading.prompt_tokens, content)
+        return HeadValues(
+            part,
+            len(relevance),
+            relevant,
+            elsewhere,
+            values,
+            reading.prompt_tokens,
+            content,
+            query_digest(request.query_id, request.query),
+        )
 
 
 def values_table(

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pipelines.evaluation.measuring import BUNDLE_MEASURES, RANKING_MEASURES, Values, check_measures, measure
 from pipelines.evaluation.readings import Reading, read_reading
 from pipelines.evaluation.tests_of_difference import holm, mean_interval, randomisation_test
 from pipelines.labels import Qrels, load_qrels
 from pipelines.measures import paired_bootstrap
+from pipelines.report.records import Record
 from pipelines.storage import Storage, StorageOptions, absolute, join
 from pipelines.trec import write_qrels, write_run
 from qrcore.errors import InputError
@@ -24,11 +25,7 @@ from qrcore.errors import InputError
 _NAMED = 20
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class MeasuredValue(_Record):
+class MeasuredValue(Record):
     """A mean over the judged queries with its 95 % bootstrap interval."""
 
     measure: str
@@ -37,7 +34,7 @@ class MeasuredValue(_Record):
     high: float
 
 
-class MeasuredRun(_Record):
+class MeasuredRun(Record):
     """One run against the judgements."""
 
     name: str
@@ -49,10 +46,13 @@ class MeasuredRun(_Record):
     failed: int = Field(description="of these, queries whose row failed")
     unjudged: int = Field(description="queries of the run without judgements; they do not count")
     unnamed: int = Field(description="rows of the run without a query_id")
+    found_on: int = Field(
+        default=0, description="judged queries that the heads of the run were found on; measured because that was asked"
+    )
     gold_missing: int = Field(description="relevant documents that stand nowhere in the run's list of their query")
 
 
-class Comparison(_Record):
+class Comparison(Record):
     """Two runs on one measure: a minus b over the judged queries."""
 
     a: str
@@ -68,7 +68,7 @@ class Comparison(_Record):
     ties: int
 
 
-class Evaluation(_Record):
+class Evaluation(Record):
     """Everything that ``evaluation.json`` says."""
 
     schema_version: str = "1.0"
@@ -83,7 +83,8 @@ class Evaluation(_Record):
 
 @dataclass(frozen=True, slots=True)
 class EvaluateSettings:
-    """What evaluating is told. ``measures``: None takes the usual ones for what is measured."""
+    """What evaluating is told. ``measures``: None takes the usual ones for what is measured; ``detection_queries``:
+    whether queries that a run's heads were found on may be measured."""
 
     runs: tuple[str, ...]
     qrels: str
@@ -93,6 +94,7 @@ class EvaluateSettings:
     rounds: int
     trec: bool
     storage: StorageOptions
+    detection_queries: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,9 @@ def measure_all(settings: EvaluateSettings) -> tuple[Qrels, list[Measured]]:
         raise InputError(
             "runs: expected rankings only or bundles only, got both. Evaluate them apart: their measures differ."
         )
+    if not settings.detection_queries:
+        for uri, reading in readings:
+            _check_not_found_on(uri, reading, qrels)
     usual = BUNDLE_MEASURES if readings[0][1].kind == "bundle" else RANKING_MEASURES
     names = settings.measures or usual
     named = _distinct([reading.name for _, reading in readings])
@@ -143,14 +148,22 @@ def measure_all(settings: EvaluateSettings) -> tuple[Qrels, list[Measured]]:
     return qrels, measured
 
 
+def _check_not_found_on(uri: str, reading: Reading, qrels: Qrels) -> None:
+    seen = sorted(reading.found_on & qrels.keys())
+    if seen:
+        raise InputError(
+            f"run {uri}: expected queries that its heads have not seen, got {len(seen)} judged ones that they were "
+            f"found on ({', '.join(seen[:3])}{', …' if len(seen) > 3 else ''}), which says nothing of other queries. "
+            "Leave them out of the judgements, or say that you mean it (--allow-detection-queries)."
+        )
+
+
 def _distinct(names: Sequence[str]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, start=1)]
 
 
 def _renamed(reading: Reading, name: str) -> Reading:
-    return Reading(
-        name, reading.kind, reading.rankings, reading.sizes, reading.failed, reading.unnamed, reading.sources
-    )
+    return replace(reading, name=name)
 
 
 def evaluation_of(settings: EvaluateSettings, qrels: Qrels, measured: Sequence[Measured]) -> Evaluation:
@@ -183,6 +196,7 @@ def _measured_run(one: Measured, qrels: Qrels, settings: EvaluateSettings) -> Me
         failed=len(set(missing) & set(reading.failed)),
         unjudged=len(reading.rankings.keys() - qrels.keys()),
         unnamed=reading.unnamed,
+        found_on=len(reading.found_on & qrels.keys()),
         gold_missing=sum(_gold_missing(qrels[query_id], reading, query_id) for query_id in qrels),
     )
 

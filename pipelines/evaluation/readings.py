@@ -14,6 +14,7 @@ from pipelines.storage import Storage, StorageOptions, absolute
 from pipelines.trec import read_run
 from pipelines.units import parquet_table
 from qrcore.errors import InputError
+from qrcore.records import DETECTION_QUERY
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Reading:
     """One run: documents by query, best first; of bundles, what was kept and how large it is.
 
     ``failed``: queries whose row has an error; ``unnamed``: rows without a query_id; ``sources``: where a query's text
-    can be read again.
+    can be read again; ``found_on``: queries that the heads of the run were found on.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Reading:
     failed: tuple[str, ...] = ()
     unnamed: int = 0
     sources: dict[str, tuple[str, int]] = field(default_factory=dict)
+    found_on: frozenset[str] = frozenset()
 
 
 def read_reading(uri: str, options: StorageOptions) -> Reading:
@@ -67,12 +69,13 @@ def _committed(name: str, place: str, storage: Storage, options: StorageOptions)
         )
     kind = "ranking" if manifest.job == "rerank" else "bundle"
     columns = (
-        ["query_id", "source", "error", "ranking"]
+        ["query_id", "source", "error", "flags", "ranking"]
         if kind == "ranking"
-        else ["query_id", "source", "error", "segments", "context_tokens", "source_tokens"]
+        else ["query_id", "source", "error", "flags", "segments", "context_tokens", "source_tokens"]
     )
     reading = Reading(name, kind, {})
     failed: list[str] = []
+    found_on: set[str] = set()
     unnamed = 0
     for row in manifest_rows(place, columns, options):
         query_id = row["query_id"]
@@ -88,9 +91,11 @@ def _committed(name: str, place: str, storage: Storage, options: StorageOptions)
             reading.sizes[query_id] = BundleSize(row["context_tokens"], row["source_tokens"])
         if query_id is not None and row["error"] is None:
             reading.sources[query_id] = (row["source"]["uri"], row["source"]["row"])
+            if DETECTION_QUERY in (row["flags"] or ()):
+                found_on.add(query_id)
     # A doubled id fails where it stands again, and counts where it stood first.
     failures = tuple(query_id for query_id in dict.fromkeys(failed) if query_id not in reading.rankings)
-    return Reading(name, kind, reading.rankings, reading.sizes, failures, unnamed, reading.sources)
+    return Reading(name, kind, reading.rankings, reading.sizes, failures, unnamed, reading.sources, frozenset(found_on))
 
 
 def _kept(segments: list[dict[str, Any]]) -> tuple[str, ...]:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pipelines.prepare.verify import Marker
-from pipelines.report import charts
 from pipelines.report.distributions import distribution
-from pipelines.report.html import page_environment
-from pipelines.report.model import Distribution, ErrorExample, ErrorGroup, Run, SourceRow
+from pipelines.report.html import histogram, page_environment
+from pipelines.report.records import Distribution, ErrorExample, ErrorGroup, Record, Run, SourceRow
+from pipelines.side_files import ErrorLines
 from pipelines.storage import Storage, join
 
 if TYPE_CHECKING:
@@ -25,11 +23,7 @@ if TYPE_CHECKING:
 _EXAMPLES: Final = 5
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class PreparedResult(_Record):
+class PreparedResult(Record):
     """What came out. One source row may give many rows of a shard."""
 
     source_rows: int = Field(description="rows of the input")
@@ -41,7 +35,7 @@ class PreparedResult(_Record):
     largest_shard: int = Field(description="bytes of the largest one")
 
 
-class Duplicates(_Record):
+class Duplicates(Record):
     """What stands more than once."""
 
     query_ids: int = Field(description="rows whose query_id stood in an earlier row; the next job fails them")
@@ -50,7 +44,7 @@ class Duplicates(_Record):
     repeated_texts: int = Field(description="such candidates")
 
 
-class Judged(_Record):
+class Judged(Record):
     """Queries and their gold documents."""
 
     with_gold: int = Field(description="rows with at least one relevant document")
@@ -60,7 +54,7 @@ class Judged(_Record):
     queries_without_their_gold: int = Field(description="rows with gold of which no document is a candidate")
 
 
-class PrepareReport(_Record):
+class PrepareReport(Record):
     """Everything that ``report.json`` says about one run of prepare."""
 
     schema_version: str = "1.0"
@@ -90,7 +84,7 @@ class PrepareReportBuilder:
         self._doubled: list[str] = []
         self._errors: dict[tuple[str, str], list[dict[str, Any]]] = {}
         self._error_counts: Counter[tuple[str, str]] = Counter()
-        self._lines = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
+        self._lines = ErrorLines()
 
     def add(self, marker: Marker) -> None:
         """Take in one unit."""
@@ -124,7 +118,7 @@ class PrepareReportBuilder:
         self._counts["no_gold_found"] += int(((marker.gold > 0) & (marker.gold == marker.gold_missing)).sum())
 
     def _add_error(self, row: dict[str, Any]) -> None:
-        self._lines.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        self._lines.add_row(row)
         key = (row["error"]["code"], row["error"]["kind"])
         self._error_counts[key] += 1
         if len(kept := self._errors.setdefault(key, [])) < _EXAMPLES:
@@ -192,12 +186,10 @@ class PrepareReportBuilder:
 
     def write(self, storage: Storage, run_uri: str, folder: str, report: PrepareReport) -> list[str]:
         """Put errors.jsonl, report.json and report.html; their paths within the run."""
-        self._lines.seek(0)
-        storage.create_from_file(join(run_uri, folder, "errors.jsonl"), self._lines)
-        self._lines.close()
+        errors = self._lines.write(storage, run_uri, folder)
         storage.create(join(run_uri, folder, "report.json"), report.model_dump_json(indent=1).encode())
         storage.create(join(run_uri, folder, "report.html"), render(report).encode())
-        return [f"{folder}/{name}" for name in ("errors.jsonl", "report.json", "report.html")]
+        return [errors, *(f"{folder}/{name}" for name in ("report.json", "report.html"))]
 
 
 def _example(row: dict[str, Any]) -> ErrorExample:
@@ -207,7 +199,7 @@ def _example(row: dict[str, Any]) -> ErrorExample:
 def render(report: PrepareReport) -> str:
     """The page of a run: HTML with inline CSS and SVG, no script, no request; every text escaped."""
     drawn = {
-        name: _histogram(title, getattr(report, name), axis)
+        name: histogram(title, getattr(report, name), axis)
         for name, title, axis in (
             ("candidates", "Candidates per query", "candidates"),
             ("characters", "Characters per query", "characters"),
@@ -215,9 +207,3 @@ def render(report: PrepareReport) -> str:
         )
     }
     return page_environment().get_template("prepare.html.j2").render(report=report, charts=drawn)
-
-
-def _histogram(title: str, values: Distribution, axis: str) -> Any:
-    if values.p50 is None or values.p95 is None or values.p5 == values.max:
-        return None
-    return charts.histogram(title, values.edges, values.counts, {"median": values.p50, "p95": values.p95}, axis)

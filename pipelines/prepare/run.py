@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import ray
 import ray.data
-from pydantic import BaseModel, ConfigDict
 from ray.exceptions import RayError
 
 from pipelines.cluster import (
@@ -26,7 +25,8 @@ from pipelines.cluster import (
 from pipelines.commit import CommittedObject, Manifest, commit, load_manifest, point_latest
 from pipelines.identity import code_version, content_hash, input_hash, package_versions, run_id
 from pipelines.labels import load_qrels
-from pipelines.plan import PLAN_FILE
+from pipelines.lineage import LineageRun, LineageSettings, Source, told
+from pipelines.plan import RunPlan, read_plan, store_plan
 from pipelines.prepare.recipes import recipe
 from pipelines.prepare.report import PrepareReportBuilder
 from pipelines.prepare.sources import Part, cut_file, list_sources
@@ -34,10 +34,10 @@ from pipelines.prepare.splitters import SplitSettings, make_splitter
 from pipelines.prepare.tables import index_corpus, load_corpus, load_queries, load_run
 from pipelines.prepare.verify import read_markers
 from pipelines.prepare.work import Beside, PreparedUnit, Work, prepare_unit
-from pipelines.run import RunResult
+from pipelines.run import Observer, RunResult
 from pipelines.storage import FileInfo, Storage, StorageOptions, absolute, join
 from pipelines.work import resumable
-from qrcore.errors import ConfigError, InputError, PlanConflictError, RunError
+from qrcore.errors import ConfigError, InputError, RunError
 
 JOB: Final = "prepare"
 _NEEDS_CORPUS: Final = frozenset({"tables", "beir"})
@@ -72,20 +72,13 @@ class PrepareSettings:
     storage: StorageOptions
     config: dict[str, Any]
     affecting_output: dict[str, Any]
+    lineage: LineageSettings = field(default_factory=LineageSettings)
 
 
-class PreparePlan(BaseModel):
+class PreparePlan(RunPlan):
     """Which parts of which files make up which unit; stored once and never cut anew."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    run_id: str
     job: str = JOB
-    name: str
-    config_hash: str
-    input_hash: str
-    config: dict[str, Any]
-    provenance: dict[str, Any]
     order: str = "as_given"
     files: tuple[tuple[str, int, str], ...]
     units: tuple[PreparedUnit, ...]
@@ -94,16 +87,6 @@ class PreparePlan(BaseModel):
     def rows(self) -> int:
         """Source rows."""
         return sum(unit.rows for unit in self.units)
-
-
-class Observer(Protocol):
-    """Is told how preparing goes on."""
-
-    def stage(self, message: str) -> None: ...
-
-    def planned(self, plan: Any, done: frozenset[str]) -> None: ...
-
-    def unit_done(self, footer: dict[str, Any]) -> None: ...
 
 
 def run(settings: PrepareSettings, observer: Observer) -> RunResult:
@@ -126,17 +109,34 @@ def run(settings: PrepareSettings, observer: Observer) -> RunResult:
     with ray_session(settings.cluster):
         refuse_local_files_on_many_nodes((*settings.inputs, settings.output), shared=settings.storage.shared)
         tables, unit_rows = _load_beside(settings, observer)
-        plan = _load_plan(storage, uri) or _store_plan(
+        plan = read_plan(storage, uri, PreparePlan) or store_plan(
             storage, uri, _make_plan(settings, files, identity, unit_rows, observer)
         )
         work = _work(settings, plan, uri, tables)
         done = _done(storage, uri)
         observer.planned(plan, frozenset(done))
-        for footer in _do([unit for unit in plan.units if unit.unit_id not in done], work):
-            observer.unit_done({**footer, "rows": footer["source_rows"], "prompt_tokens": 0})
-        observer.stage("checking every object and committing")
-        manifest = _commit(settings, plan, storage, uri, started, resumed=bool(done))
+        driver = uuid.uuid4().hex
+        with told(_for_lineage(settings, plan, uri, driver), settings.lineage, settings.storage, observer.stage) as end:
+            for footer in _do([unit for unit in plan.units if unit.unit_id not in done], work):
+                observer.unit_done({**footer, "rows": footer["source_rows"], "prompt_tokens": 0})
+            observer.stage("checking every object and committing")
+            manifest = _commit(settings, plan, storage, uri, driver, started, resumed=bool(done))
+            end(manifest)
     return RunResult(manifest, uri, already_committed=False)
+
+
+def _for_lineage(settings: PrepareSettings, plan: PreparePlan, uri: str, driver: str) -> LineageRun:
+    beside = (settings.corpus, settings.run, settings.queries, settings.qrels)
+    return LineageRun(
+        job=JOB,
+        name=plan.name,
+        run_id=plan.run_id,
+        driver=driver,
+        inputs=tuple(absolute(one) for one in (*settings.inputs, *beside) if one),
+        sources=tuple(Source(file, size, None) for file, size, _ in plan.files),
+        output=uri,
+        columns={},
+    )
 
 
 def _opened(settings: PrepareSettings) -> PrepareSettings:
@@ -297,23 +297,6 @@ def _unit(parts: Sequence[Part], files: Sequence[FileInfo], config_hash: str) ->
     return PreparedUnit(unit_id=f"{number}-{content_hash([config_hash, places])[:12]}", parts=tuple(parts))
 
 
-def _load_plan(storage: Storage, run_uri: str) -> PreparePlan | None:
-    uri = join(run_uri, PLAN_FILE)
-    return PreparePlan.model_validate_json(storage.read(uri)) if storage.exists(uri) else None
-
-
-def _store_plan(storage: Storage, run_uri: str, plan: PreparePlan) -> PreparePlan:
-    if storage.create(join(run_uri, PLAN_FILE), plan.model_dump_json(indent=1).encode()):
-        return plan
-    stored = _load_plan(storage, run_uri)
-    if stored is None or (stored.config_hash, stored.input_hash) != (plan.config_hash, plan.input_hash):
-        raise PlanConflictError(
-            f"{run_uri}: expected the stored plan to be for the same settings and inputs; it is not. "
-            "Choose another name or output, or remove the run."
-        )
-    return stored
-
-
 def _work(settings: PrepareSettings, plan: PreparePlan, uri: str, beside: Beside) -> Work:
     roots = [absolute(given) for given in settings.inputs]
     return Work(
@@ -353,7 +336,14 @@ def _do(units: Sequence[PreparedUnit], work: Work) -> Iterator[dict[str, Any]]:
 
 
 def _commit(
-    settings: PrepareSettings, plan: PreparePlan, storage: Storage, uri: str, started: datetime, *, resumed: bool
+    settings: PrepareSettings,
+    plan: PreparePlan,
+    storage: Storage,
+    uri: str,
+    driver: str,
+    started: datetime,
+    *,
+    resumed: bool,
 ) -> Manifest:
     builder = PrepareReportBuilder()
     objects: list[CommittedObject] = []
@@ -368,7 +358,6 @@ def _commit(
             f"run {plan.run_id}: expected {plan.rows} source rows in the markers, counted {builder.source_rows}. "
             "This is a defect; please report it with the run's _plan.json."
         )
-    driver = uuid.uuid4().hex
     folder = f"commit/{driver}"
     report = builder.finish(plan, settings.recipe, uri, driver, started, resumed=resumed)
     paths = builder.write(storage, uri, folder, report)

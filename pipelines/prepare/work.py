@@ -248,6 +248,7 @@ class _UnitWriter:
     def _put_shard(self) -> None:
         suffix = "jsonl" if self._work.format == "jsonl" else "parquet"
         path = f"data/{self._unit_id}-{len(self._objects):04d}.{suffix}"
+        self._rows = side_by_side(self._rows)
         data = _json_lines(self._rows) if suffix == "jsonl" else _parquet(self._table())
         self._put(path, data)
         sha256 = hashlib.sha256(data).hexdigest()
@@ -264,6 +265,23 @@ class _UnitWriter:
                 f"{uri}: expected the object that an earlier attempt at this unit wrote, found another. Something else "
                 "wrote here; use another output."
             )
+
+
+def side_by_side(rows: Sequence[Row]) -> list[Row]:
+    """The same rows, those over the same candidates next to each other, in the order of the first of them.
+
+    The jobs that score keep neighbours in one unit, where they share a forward pass over their documents.
+    """
+    firsts: dict[bytes, int] = {}
+    places = [firsts.setdefault(_candidates_digest(row), place) for place, row in enumerate(rows)]
+    return [rows[place] for place in sorted(range(len(rows)), key=places.__getitem__)]
+
+
+def _candidates_digest(row: Row) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for entry in row["candidates"]:
+        digest.update(f"{entry['title'] or ''}\0{entry['text']}\0".encode("utf-8", "surrogatepass"))
+    return digest.digest()
 
 
 def _text_bytes(row: Row) -> int:

@@ -11,12 +11,14 @@ from typing import Any, Final
 
 from pipelines.commit import StoredUnit
 from pipelines.labels import Qrels
-from pipelines.measures import DEFAULT_MEASURES, evaluate, paired_bootstrap, reciprocal_rank_fusion
+from pipelines.measures import evaluate, paired_bootstrap, reciprocal_rank_fusion
 from pipelines.plan import Plan
 from pipelines.report import model
 from pipelines.report.costs import cost_of
 from pipelines.report.distributions import ContextCounts, distribution
+from pipelines.report.pace import throughput, unit_of, wall_seconds
 from qrcore.matching import length_warnings
+from qrcore.records import DETECTION_QUERY
 
 _EXAMPLES_PER_CODE: Final = 3
 _EXAMPLES_WITHOUT_LABELS: Final = 3
@@ -25,7 +27,8 @@ _MOVEMENT_DEPTH: Final = 20
 _BRIDGED_GAP_S: Final = 10.0
 _BOOTSTRAP_SEED: Final = 20250609
 _MEASURE_NAMES: Final = {"ndcg@10": "nDCG@10"}
-_SUMMED: Final = ("rows", "scored", "failed", "uninformative", "prompt_tokens")
+_SUMMED: Final = ("rows", "scored", "failed", "uninformative")
+_MEASURES: Final = ("ndcg@10", "recall@10", "recall@5", "recall@1")
 
 #: Looks up query texts: query_id -> (input URI, row) to query_id -> text.
 QueryTexts = Callable[[Mapping[str, tuple[str, int]]], Mapping[str, str]]
@@ -46,11 +49,12 @@ class RunFacts:
 
 @dataclass(slots=True)
 class _Orders:
-    """Doc ids best first, per judged query."""
+    """Doc ids best first, per judged query; ``seen``: judged queries that the heads were found on."""
 
     first_stage: dict[str, list[str]] = field(default_factory=dict)
     reranked: dict[str, list[str]] = field(default_factory=dict)
     rows: dict[str, tuple[str, int]] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
 
 
 class ReportBuilder:
@@ -103,6 +107,9 @@ class ReportBuilder:
             if item["input_rank"] <= _MOVEMENT_DEPTH and item["rank"] <= _MOVEMENT_DEPTH:
                 self._moves[(item["input_rank"], item["rank"])] += 1
         query_id = row["query_id"]
+        if self._qrels and query_id in self._qrels and DETECTION_QUERY in (row["flags"] or ()):
+            self._orders.seen.add(query_id)
+            return
         if len(self._orders.rows) < _EXAMPLES_WITHOUT_LABELS or (self._qrels and query_id in self._qrels):
             by_input = sorted(ranking, key=_first_stage_place)
             self._orders.first_stage[query_id] = [item["doc_id"] for item in by_input]
@@ -130,13 +137,21 @@ class ReportBuilder:
                 output_bytes=self._output_bytes,
             ),
             errors=self._error_groups(),
-            throughput=self._throughput(facts, totals),
-            cost=cost_of(self._plan.config, self._footers, _wall_seconds(self._footers)),
-            units=tuple(_unit(footer, facts.write_seconds) for footer in self._footers),
+            throughput=throughput(
+                self._plan.config,
+                self._footers,
+                facts.write_seconds,
+                facts.started_at,
+                facts.finished_at,
+                resumed=facts.resumed,
+            ),
+            cost=cost_of(self._plan.config, self._footers, wall_seconds(self._footers)),
+            units=tuple(unit_of(footer, facts.write_seconds) for footer in self._footers),
             distributions=model.Distributions(
                 prompt_tokens=distribution(self._prompt_tokens),
                 candidates=distribution(self._candidates),
                 unit_seconds=distribution([footer["score_s"] for footer in self._footers]),
+                unit_wait=distribution([footer.get("wait_s", 0.0) for footer in self._footers]),
                 margin=distribution(self._margins),
             ),
             contexts=self._contexts.finish(self._plan.provenance.get("contexts")),
@@ -177,21 +192,6 @@ class ReportBuilder:
             for (code, kind), count in self._errors.most_common()
         )
 
-    def _throughput(self, facts: RunFacts, totals: Mapping[str, int]) -> model.Throughput:
-        wall = _wall_seconds(self._footers)
-        return model.Throughput(
-            prompt_tokens=totals["prompt_tokens"],
-            tokens_per_second=totals["prompt_tokens"] / wall if wall else 0.0,
-            rows_per_second=totals["rows"] / wall if wall else 0.0,
-            seconds=model.RunSeconds(
-                read=sum(footer["read_s"] for footer in self._footers),
-                score=sum(footer["score_s"] for footer in self._footers),
-                write=sum(facts.write_seconds.values()),
-                wait=sum(footer.get("wait_s", 0.0) for footer in self._footers),
-                wall=wall,
-            ),
-        )
-
     def _movement(self) -> model.Movement | None:
         if not self._moves or not self._has_first_stage:
             return None
@@ -203,13 +203,16 @@ class ReportBuilder:
         if not self._qrels or qrels_uri is None:
             return None
         orders, scored = self._orders, self._judged_and_scored()
-        missing = len(self._qrels) - len(scored)
+        seen = len(orders.seen)
+        missing = len(self._qrels) - len(scored) - seen
         if not scored:
-            return model.Quality(qrels=qrels_uri, judged_queries=0, missing_queries=missing, measures=())
+            return model.Quality(
+                qrels=qrels_uri, judged_queries=0, missing_queries=missing, detection_queries=seen, measures=()
+            )
         fused = {q: reciprocal_rank_fusion([orders.first_stage[q], orders.reranked[q]]) for q in scored}
-        before, after, both = (evaluate(scored, run) for run in (orders.first_stage, orders.reranked, fused))
+        before, after, both = (evaluate(scored, run, _MEASURES) for run in (orders.first_stage, orders.reranked, fused))
         measures = []
-        for name in DEFAULT_MEASURES:
+        for name in _MEASURES:
             difference = paired_bootstrap(after.per_query[name], before.per_query[name], _BOOTSTRAP_SEED)
             measures.append(
                 model.Measure(
@@ -223,7 +226,11 @@ class ReportBuilder:
                 )
             )
         return model.Quality(
-            qrels=qrels_uri, judged_queries=len(scored), missing_queries=missing, measures=tuple(measures)
+            qrels=qrels_uri,
+            judged_queries=len(scored),
+            missing_queries=missing,
+            detection_queries=seen,
+            measures=tuple(measures),
         )
 
     def _judged_and_scored(self) -> Qrels:
@@ -267,41 +274,6 @@ class ReportBuilder:
 def _first_stage_place(item: Mapping[str, Any]) -> tuple[int, float, str]:
     score = item["input_score"]
     return item["input_rank"], math.inf if score is None else -score, item["doc_id"]
-
-
-def _unit(footer: Mapping[str, Any], write_seconds: Mapping[str, float]) -> model.Unit:
-    return model.Unit(
-        unit_id=footer["unit_id"],
-        rows=footer["rows"],
-        failed=footer["failed"],
-        prompt_tokens=footer["prompt_tokens"],
-        seconds=model.StageSeconds(
-            read=footer["read_s"],
-            score=footer["score_s"],
-            write=write_seconds.get(footer["unit_id"], 0.0),
-            wait=footer.get("wait_s", 0.0),
-        ),
-        memory_bytes=footer.get("memory_bytes", 0),
-        gpu_memory_bytes=footer.get("gpu_memory_bytes", 0),
-        started_at=footer["started_at"],
-        finished_at=footer["finished_at"],
-        actor_pid=footer["actor_pid"],
-        node=footer["node"],
-    )
-
-
-def _wall_seconds(footers: Sequence[Mapping[str, Any]]) -> float:
-    """Seconds in which units were being scored: a resumed run is not charged for the time it lay still."""
-    spans = sorted(
-        tuple(datetime.fromisoformat(footer[key]) for key in ("started_at", "finished_at")) for footer in footers
-    )
-    seconds, busy_until = 0.0, None
-    for start, end in spans:
-        if busy_until is None or (start - busy_until).total_seconds() > _BRIDGED_GAP_S:
-            busy_until = start
-        seconds += max(0.0, (end - busy_until).total_seconds())
-        busy_until = max(busy_until, end)
-    return seconds
 
 
 def _provenance(plan: Plan) -> model.Provenance:

@@ -17,10 +17,10 @@ def render_bundles(report: BundleReport) -> str:
     return page_environment().get_template(TEMPLATE).render(report=report, charts=draw(report), tone=tone)
 
 
-def draw(report: BundleReport) -> dict[str, Markup]:
-    """The charts by name; those without data are left out."""
+def draw(report: BundleReport) -> dict[str, Markup | None]:
+    """The charts by name, None for those without data."""
     tokens = report.tokens
-    found = {
+    return {
         "in_and_out": _bars("Tokens in and out", {"in": tokens.source, "out": tokens.context}, "tokens"),
         "ratio": histogram("Compression ratio per bundle", tokens.ratio, "context / source tokens", "bundles"),
         "budget_use": histogram("Budget use per bundle", tokens.budget_use, "context tokens / budget", "bundles"),
@@ -29,7 +29,6 @@ def draw(report: BundleReport) -> dict[str, Markup]:
         "final_items": histogram("Documents in the last prompt", report.rounds.final_items, "documents", "rankings"),
         "gold": _gold(report),
     }
-    return {name: chart for name, chart in found.items() if chart is not None}
 
 
 def _gold(report: BundleReport) -> Markup | None:

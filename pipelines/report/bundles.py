@@ -8,24 +8,22 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pipelines.commit import StoredUnit
 from pipelines.labels import Qrels
 from pipelines.measures import paired_bootstrap
 from pipelines.plan import Plan
 from pipelines.report.distributions import distribution
-from pipelines.report.model import Asked, Distribution, ErrorExample, ErrorGroup, InputFile, Run, SkippedFile, SourceRow
+from pipelines.report.model import Asked, InputFile, SkippedFile
+from pipelines.report.records import Distribution, ErrorExample, ErrorGroup, Record, Run, SourceRow
+from qrcore.records import DETECTION_QUERY
 
 _EXAMPLES: Final = 3
 _BOOTSTRAP_SEED: Final = 20250609
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class BundleResult(_Record):
+class BundleResult(Record):
     """What came out: rows = scored + failed."""
 
     rows: int = Field(description="rows written")
@@ -36,7 +34,7 @@ class BundleResult(_Record):
     flags: Mapping[str, int] = Field(description="bundles by flag, empty or not")
 
 
-class Tokens(_Record):
+class Tokens(Record):
     """Tokens as the target model counts them, over all bundles."""
 
     source: int = Field(description="tokens of all candidates")
@@ -50,7 +48,7 @@ class Tokens(_Record):
     segments: Distribution = Field(description="segments per bundle")
 
 
-class Rounds(_Record):
+class Rounds(Record):
     """What the rankings behind the bundles took."""
 
     in_rounds: int = Field(description="bundles whose ranking took more than one prompt")
@@ -58,12 +56,13 @@ class Rounds(_Record):
     final_items: Distribution = Field(description="documents in the last prompt, all that policies by score look at")
 
 
-class Gold(_Record):
+class Gold(Record):
     """How much of what is judged relevant the bundles hold; means over the judged queries with a bundle."""
 
     qrels: str = Field(description="URI of the judgements")
     judged_queries: int = Field(description="queries with relevant documents and a bundle")
     missing_queries: int = Field(description="queries with relevant documents that failed or are not in the input")
+    detection_queries: int = Field(description="judged queries that the heads were found on; left out of all of this")
     recall: float | None = Field(description="mean share of the relevant documents that are in the bundle")
     low: float | None = Field(description="lower end of its 95 % bootstrap interval over queries")
     high: float | None = Field(description="upper end")
@@ -73,7 +72,7 @@ class Gold(_Record):
     per_1k_tokens: float | None = Field(description="relevant documents per 1,000 context tokens, all together")
 
 
-class BundleReport(_Record):
+class BundleReport(Record):
     """Everything that ``report.json`` says about one run of select."""
 
     schema_version: str = "1.0"
@@ -100,6 +99,7 @@ class BundleCounts:
     flags: Counter[str] = field(default_factory=Counter)
     numbers: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     found: dict[str, tuple[int, int]] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
     error_counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     error_examples: dict[str, list[ErrorExample]] = field(default_factory=lambda: defaultdict(list))
     judged_tokens: int = 0
@@ -124,7 +124,9 @@ class BundleCounts:
 
     def _add_gold(self, row: Mapping[str, Any]) -> None:
         gold = _relevant((self.qrels or {}).get(row["query_id"], {}))
-        if gold:
+        if gold and DETECTION_QUERY in row["flags"]:
+            self.seen.add(row["query_id"])
+        elif gold:
             kept = {name for segment in row["segments"] for name in segment["doc_ids"]}
             self.found[row["query_id"]] = (len(gold & kept), len(gold))
             self.judged_tokens += row["context_tokens"]
@@ -200,7 +202,8 @@ class BundleCounts:
         return Gold(
             qrels=self.qrels_uri,
             judged_queries=len(recalls),
-            missing_queries=asked - len(recalls),
+            missing_queries=asked - len(recalls) - len(self.seen),
+            detection_queries=len(self.seen),
             recall=fmean(recalls.values()) if recalls else None,
             low=interval.low if interval else None,
             high=interval.high if interval else None,

@@ -69,7 +69,7 @@ def bars(title: str, items: Sequence[Bar], axis: str) -> Markup:
         parts += [rect(0, y + 5, 100 * item.value / high, 20, "bar", f"{item.label}: {item.shown}")]
         parts += [text_node(percent(100 * item.value / high), y + 19, item.shown, "value", "start", dx=6)]
     said = "; ".join(f"{item.label} {item.shown}" for item in items)
-    return svg(title, f"Horizontal bars of {axis}: {said}.", bottom + 44, parts, left=52, right=72)
+    return svg(title, f"Horizontal bars of {axis}: {said}.", bottom + 44, parts, left=62, right=72)
 
 
 def histogram(
@@ -111,12 +111,8 @@ def timeline(title: str, spans: Sequence[Span]) -> Markup:
     labelled = len(lanes) <= MAX_LANE_LABELS
     pitch, offset, thick = (40, 18, 18) if labelled else (9, 1, 7)
     high = max((span.end for span in spans), default=0) or 1.0
-    size, unit = next(
-        ((size, unit) for size, unit in ((3600, "hours"), (60, "minutes")) if high >= 2 * size), (1, "seconds")
-    )
     bottom = pitch * len(lanes) + 6
-    axis = f"{unit} since the first unit started"
-    parts = [x_axis([(100 * mark * size / high, short(mark)) for mark in ticks(0, high / size, 5)], bottom, axis)]
+    parts, size, unit = _clock_axis(high, bottom)
     parts += [text_node("0", pitch * index + 12, lane, "label", "start") for lane, index in lanes.items() if labelled]
     for span in spans:
         kind = "bar failed" if span.failed else "bar"
@@ -124,6 +120,38 @@ def timeline(title: str, spans: Sequence[Span]) -> Markup:
         parts += [rect(100 * span.start / high, y, 100 * (span.end - span.start) / high, thick, kind, span.tip)]
     about = f"Timeline of {len(spans):,} units on {len(lanes):,} actors over {high / size:.3g} {unit}."
     return svg(title, about, bottom + 44, parts, left=8, right=18)
+
+
+def over_time(title: str, rates: Sequence[float], seconds: float, mean: float, counted: str) -> Markup:
+    """`rates` of equal stretches of `seconds` as columns, with their `mean` as a line; `counted` names the quantity."""
+    top, height = 22, 150
+    levels = ticks(0, max([*rates, mean]), 4)
+    tallest = max([*levels, *rates, mean]) or 1.0
+    parts, size, unit = _clock_axis(seconds, top + height)
+    parts += [y_level(top + height * (1 - level / tallest), short(level)) for level in levels]
+    width, stretch = 100 / len(rates), seconds / len(rates) / size
+    for index, rate in enumerate(rates):
+        tall = height * rate / tallest
+        tip = f"{short(index * stretch)} to {short((index + 1) * stretch)} {unit}: {short(round(rate, 1))} {counted}"
+        parts += [rect(width * index, top + height - tall, width, tall, "bar flat", tip)] if rate else []
+    line = Markup('<line class="mark" x1="0" x2="100%" y1="{0}" y2="{0}"/>')
+    parts += [line.format(number(top + height * (1 - mean / tallest)))]
+    parts += [text_node("0", 10, f"mean {short(round(mean, 1))} (dashed)", "value", "start")]
+    parts += [y_title(top + height / 2, counted)]
+    about = (
+        f"Columns of {counted} over {seconds / size:.3g} {unit}: from {short(round(min(rates), 1))} to "
+        f"{short(round(max(rates), 1))}, mean {short(round(mean, 1))}."
+    )
+    return svg(title, about, top + height + 44, parts, left=58, right=18)
+
+
+def _clock_axis(high: float, y: float) -> tuple[list[Markup], float, str]:
+    """The axis of the seconds from 0 to ``high`` since the first unit started, with its unit's size and name."""
+    size, unit = next(
+        ((size, unit) for size, unit in ((3600.0, "hours"), (60.0, "minutes")) if high >= 2 * size), (1.0, "seconds")
+    )
+    marks = [(100 * mark * size / high, short(mark)) for mark in ticks(0, high / size, 5)]
+    return [x_axis(marks, y, f"{unit} since the first unit started")], size, unit
 
 
 def heat_map(title: str, counts: Sequence[Sequence[int]]) -> Markup:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pipelines.report.model import Cost
+from pipelines.report.pace import actors_of
 
 _HOUR_S: Final = 3600.0
 
@@ -18,9 +19,7 @@ def cost_of(config: Mapping[str, Any], footers: Sequence[Mapping[str, Any]], wal
     """
     if not footers or "actors.cpus" not in config:
         return None
-    actors = len({(footer["node"], footer["actor_pid"]) for footer in footers})
-    # A resumed run has new processes in the place of old ones.
-    actors = min(actors, int(config["actors.count"]))
+    actors = actors_of(config, footers)
     hours = actors * wall_s / _HOUR_S
     cpu_hours, gpu_hours = hours * config["actors.cpus"], hours * config["actors.gpus"]
     cpu_rate, gpu_rate = config.get("cost.cpu_hour"), config.get("cost.gpu_hour")

@@ -8,18 +8,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipelines.report import model
+from pipelines.report.model import Contexts
+from pipelines.report.records import Distribution
 
 _BINS: Final = 20
 
 
-def distribution(values: Sequence[float]) -> model.Distribution:
+def distribution(values: Sequence[float]) -> Distribution:
     """Percentiles and a histogram of these values."""
     if not values:
-        return model.Distribution(p5=None, p50=None, p95=None, max=None, edges=(), counts=())
+        return Distribution(p5=None, p50=None, p95=None, max=None, edges=(), counts=())
     p5, p50, p95 = np.percentile(values, [5, 50, 95])
     counts, edges = np.histogram(values, bins=_bins(values))
-    return model.Distribution(
+    return Distribution(
         p5=p5, p50=p50, p95=p95, max=max(values), edges=tuple(edges.tolist()), counts=tuple(counts.tolist())
     )
 
@@ -50,11 +51,11 @@ class ContextCounts:
         self.cut_documents += sum(tokens > 0 for tokens in cut)
         self.cut_tokens += sum(cut)
 
-    def finish(self, settings: Mapping[str, Any] | None) -> model.Contexts | None:
+    def finish(self, settings: Mapping[str, Any] | None) -> Contexts | None:
         """What was counted, None for a run that was planned without such settings."""
         if settings is None:
             return None
-        return model.Contexts(
+        return Contexts(
             settings=settings,
             in_rounds=sum(windows > 1 for windows in self.windows),
             windows=distribution(self.windows),

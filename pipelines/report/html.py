@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
@@ -14,11 +15,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipelines.report import charts
-from pipelines.report.model import Contexts, Distribution, Example, Measure, Movement, RankedDoc, RunReport, Unit
+from pipelines.report.model import Contexts, Example, Measure, Movement, RankedDoc, RunReport, RunSeconds, Unit
+from pipelines.report.records import Distribution
 
 TEMPLATE = "report.html.j2"
 LISTED_UNITS = 500
 LISTED_DOCS = 10
+_MOMENTS = 60  # columns of the chart of throughput
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +87,11 @@ def tone(report: RunReport) -> str:
     return "warn" if report.result.failed or report.asked.skipped_files else "good"
 
 
-def draw(report: RunReport) -> dict[str, Markup]:
-    """The charts of the report by name; those without data are left out."""
+def draw(report: RunReport) -> dict[str, Markup | None]:
+    """The charts of the report by name, None for those without data."""
     spent = report.throughput.seconds
-    stages = {"read": spent.read, "wait": spent.wait, "score": spent.score, "write": spent.write, "wall": spent.wall}
-    stage_bars = [charts.Bar(name, seconds, duration(seconds)) for name, seconds in stages.items()]
-    found = {
+    return {
+        "throughput": _throughput(report) if report.units else None,
         "prompt_tokens": histogram("Prompt tokens per query", report.distributions.prompt_tokens, "prompt tokens"),
         "candidates": histogram("Candidates per query", report.distributions.candidates, "candidates"),
         "unit_seconds": histogram(
@@ -97,24 +99,69 @@ def draw(report: RunReport) -> dict[str, Markup]:
         ),
         "margin": histogram("Score margin per query", report.distributions.margin, "score of first minus second"),
         **_context_charts(report.contexts),
-        "stages": charts.bars("Seconds per stage", stage_bars, "seconds") if any(stages.values()) else None,
+        "stages": _seconds("Seconds of work per stage", _work_of(spent)),
+        "clock": None if spent.start is None else _seconds("Where the clock went", _clock_of(spent)),
         "timeline": charts.timeline("Units by actor", _spans(report.units)) if report.units else None,
         "movement": charts.heat_map("Rank movement", report.movement.counts) if report.movement else None,
     }
-    return {name: chart for name, chart in found.items() if chart is not None}
 
 
 def _context_charts(contexts: Contexts | None) -> dict[str, Markup | None]:
     if contexts is None or not contexts.in_rounds:
-        return {}
+        return {"windows": None, "final_items": None}
     return {
         "windows": histogram("Prompts per query", contexts.windows, "prompts"),
         "final_items": histogram("Documents in the last prompt per query", contexts.final_items, "documents"),
     }
 
 
+def _work_of(spent: RunSeconds) -> dict[str, float]:
+    in_model = max(0.0, spent.score - spent.tokenise_in_score)
+    tokenise = {"tokenise": spent.tokenise} if spent.tokenise else {}  # not every job measures it
+    return {"read": spent.read, **tokenise, "score": in_model, "write": spent.write}
+
+
+def _clock_of(spent: RunSeconds) -> dict[str, float]:
+    return {"start": spent.start or 0.0, "scoring": spent.wall, "commit": spent.commit or 0.0}
+
+
+def _seconds(title: str, parts: Mapping[str, float]) -> Markup | None:
+    if not any(parts.values()):
+        return None
+    return charts.bars(title, [charts.Bar(name, one, duration(one)) for name, one in parts.items()], "seconds")
+
+
+def _throughput(report: RunReport) -> Markup:
+    """Tokens per second while the run went on; rows where no model read any."""
+    in_tokens = report.throughput.prompt_tokens > 0
+    rates, seconds = rates_over_time(report.units, in_tokens=in_tokens)
+    speed = report.throughput
+    mean = speed.tokens_per_second if in_tokens else speed.rows_per_second
+    return charts.over_time("Throughput", rates, seconds, mean, "tokens/s" if in_tokens else "rows/s")
+
+
+def rates_over_time(units: Sequence[Unit], *, in_tokens: bool) -> tuple[list[float], float]:
+    """Tokens (or rows) per second in equal stretches of the clock, and its seconds from the first unit's start on.
+
+    A unit's work is taken as spread evenly over its time.
+    """
+    zero = min(unit.started_at for unit in units)
+    end = max((unit.finished_at - zero).total_seconds() for unit in units)
+    width = max(end, 1e-3) / _MOMENTS
+    rates = [0.0] * _MOMENTS
+    for unit in units:
+        work = unit.prompt_tokens if in_tokens else unit.rows
+        start, stop = ((moment - zero).total_seconds() / width for moment in (unit.started_at, unit.finished_at))
+        start = min(start, _MOMENTS - 1e-9)
+        stop = max(stop, start + 1e-9)
+        for place in range(int(start), min(_MOMENTS, math.ceil(stop))):
+            share = (min(stop, place + 1) - max(start, place)) / (stop - start)
+            rates[place] += work * share / width
+    return rates, width * _MOMENTS
+
+
 def histogram(title: str, values: Distribution | None, axis: str, counted: str = "queries") -> Markup | None:
-    """The histogram of a distribution, None where there is nothing to see."""
+    """The histogram of a distribution; None where nothing was measured, or the same value each time."""
     # One single value is said in words: a histogram of it is a full square.
     if values is None or values.p50 is None or values.p95 is None or not values.counts or values.p5 == values.max:
         return None

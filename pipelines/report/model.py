@@ -1,4 +1,4 @@
-"""The records of `report.json`, schema 1.1. Minor versions only add fields that may be missing.
+"""The records of `report.json`, schema 1.2. Minor versions only add fields that may be missing.
 
 Counts are numbers of rows unless the field says otherwise, `seconds` are seconds, `tokens` are tokens of the model's
 own tokenizer, ranks start at 1. Times are ISO-8601 with a time zone. A value that does not exist is null, never NaN.
@@ -7,35 +7,19 @@ own tokenizer, ranks start at 1. Times are ISO-8601 with a time zone. A value th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AwareDatetime, Field, JsonValue, model_validator
 
-Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0)]
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Run(_Record):
-    """Which run this is and how it ended."""
-
-    run_id: str = Field(description="<name>-<12 hex>, from the configuration and the input")
-    job: str = Field(description="job of the command line, e.g. rerank")
-    name: str = Field(description="name given by the user, by default the job")
-    status: str = Field(description="committed, or the state in which the run stopped")
-    started_at: AwareDatetime = Field(description="start of this driver")
-    finished_at: AwareDatetime = Field(description="end of the last unit's write, seen by this driver")
-    seconds: Seconds = Field(description="wall seconds of this driver")
-    output: str = Field(description="URI of the run's folder")
-    driver: str = Field(description="uuid of the driver that wrote this report")
-    resumed: bool = Field(description="true where earlier drivers had already finished units of this run")
+from pipelines.report.records import Count, Record, Seconds
+from pipelines.report.records import Distribution as Distribution
+from pipelines.report.records import ErrorExample as ErrorExample
+from pipelines.report.records import ErrorGroup as ErrorGroup
+from pipelines.report.records import Run as Run
+from pipelines.report.records import SourceRow as SourceRow
 
 
-class InputFile(_Record):
+class InputFile(Record):
     """One input shard as planned."""
 
     uri: str = Field(description="URI of the Parquet file")
@@ -43,14 +27,14 @@ class InputFile(_Record):
     bytes: Count = Field(description="bytes of the stored file")
 
 
-class SkippedFile(_Record):
+class SkippedFile(Record):
     """One input file that was left out."""
 
     uri: str = Field(description="URI of the file")
     reason: str = Field(description="why it was left out")
 
 
-class Asked(_Record):
+class Asked(Record):
     """What the run was asked to do."""
 
     inputs: tuple[InputFile, ...] = Field(description="input shards, in plan order")
@@ -60,7 +44,7 @@ class Asked(_Record):
     config: Mapping[str, JsonValue] = Field(description="resolved configuration: dotted key to value")
 
 
-class Result(_Record):
+class Result(Record):
     """What came out: rows = scored + failed."""
 
     rows: Count = Field(description="rows written")
@@ -77,35 +61,15 @@ class Result(_Record):
         return self
 
 
-class SourceRow(_Record):
-    """The identity of an input row, even where `query_id` is null or doubled."""
-
-    uri: str = Field(description="URI of the input file")
-    row: Count = Field(description="row number in the file, from 0")
-
-
-class ErrorExample(_Record):
-    """One failed row."""
-
-    query_id: str | None = Field(description="query id, null where the row has none")
-    source: SourceRow = Field(description="where the row stands in the input")
-    message: str = Field(description="what was expected, what came, what to do")
-
-
-class ErrorGroup(_Record):
-    """All failed rows of one error code."""
-
-    code: str = Field(description="error code")
-    kind: str = Field(description="input (permanent) or transient")
-    count: Count = Field(description="rows with this code")
-    examples: tuple[ErrorExample, ...] = Field(description="the first few of them")
-
-
-class StageSeconds(_Record):
+class StageSeconds(Record):
     """Seconds per stage, summed over the units (stages of different units overlap)."""
 
     read: Seconds = Field(description="seconds of reading and checking the rows")
     score: Seconds = Field(description="seconds in the scoring actors, tokenising among them")
+    tokenise: Seconds = Field(
+        default=0, description="seconds of turning text into tokens, ahead of the scoring actors or in them, since 1.2"
+    )
+    tokenise_in_score: Seconds = Field(default=0, description="of these, seconds that are in `score`, too, since 1.2")
     write: Seconds = Field(description="seconds of serialising and storing")
     wait: Seconds = Field(default=0, description="seconds between reading and a free actor, since 1.1")
 
@@ -116,18 +80,27 @@ class RunSeconds(StageSeconds):
     wall: Seconds = Field(
         description="clock seconds in which units were being scored; of pauses, those up to 10 s count"
     )
+    start: Seconds | None = Field(
+        default=None, description="from the driver's start to the first unit's scoring, null if resumed, since 1.2"
+    )
+    commit: Seconds | None = Field(
+        default=None, description="from the last unit's scoring to this report, null if resumed, since 1.2"
+    )
 
 
-class Throughput(_Record):
+class Throughput(Record):
     """How fast the run was."""
 
     prompt_tokens: Count = Field(description="tokens run through the model")
     tokens_per_second: float = Field(ge=0, description="prompt tokens per second of `wall`")
     rows_per_second: float = Field(ge=0, description="rows per second of `wall`")
     seconds: RunSeconds = Field(description="seconds per stage and in all")
+    busy: float | None = Field(
+        default=None, ge=0, description="share of `wall` in which an actor scored, mean over the actors, since 1.2"
+    )
 
 
-class Cost(_Record):
+class Cost(Record):
     """What the actors took while units were scored, reserved whether they were busy or not."""
 
     actors: Count = Field(description="actors that scored")
@@ -141,7 +114,7 @@ class Cost(_Record):
     per_million_tokens: float | None = Field(description="the same per million prompt tokens")
 
 
-class Unit(_Record):
+class Unit(Record):
     """One unit of work: retried and committed as a whole."""
 
     unit_id: str = Field(description="hash of configuration, input file and row range")
@@ -157,38 +130,22 @@ class Unit(_Record):
     gpu_memory_bytes: Count = Field(default=0, description="largest memory torch took of its GPU, since 1.1")
 
 
-class Distribution(_Record):
-    """A histogram with its percentiles; percentiles are null and the lists empty where nothing was measured."""
-
-    p5: float | None = Field(description="5th percentile")
-    p50: float | None = Field(description="median")
-    p95: float | None = Field(description="95th percentile")
-    max: float | None = Field(description="largest value")
-    edges: tuple[float, ...] = Field(description="bin edges, ascending, one more than counts")
-    counts: tuple[Count, ...] = Field(description="rows per bin")
-
-    @model_validator(mode="after")
-    def _shape(self) -> Self:
-        if len(self.edges) != (len(self.counts) + 1 if self.counts else 0):
-            raise ValueError(f"expected one more edge than counts, got {len(self.edges)} and {len(self.counts)}")
-        if any(low > high for low, high in pairwise(self.edges)):
-            raise ValueError(f"expected ascending edges, got {self.edges}")
-        return self
-
-
-class Distributions(_Record):
+class Distributions(Record):
     """Distributions over the scored rows."""
 
     prompt_tokens: Distribution = Field(description="tokens per row")
     candidates: Distribution = Field(description="candidates per row")
     unit_seconds: Distribution | None = Field(default=None, description="seconds of scoring per unit, since 1.1")
+    unit_wait: Distribution | None = Field(
+        default=None, description="seconds per unit between reading and a free actor, since 1.2"
+    )
     margin: Distribution | None = Field(
         default=None,
         description="score of the first place minus score of the second, per row where one prompt gave both, since 1.1",
     )
 
 
-class Contexts(_Record):
+class Contexts(Record):
     """How lists of candidates were brought into prompts."""
 
     settings: Mapping[str, JsonValue] = Field(description="policy, window, survivors and rounds as planned")
@@ -199,7 +156,7 @@ class Contexts(_Record):
     cut_tokens: Count = Field(description="tokens that were cut off them")
 
 
-class Movement(_Record):
+class Movement(Record):
     """Where the candidates of each input rank went."""
 
     depth: int = Field(ge=1, description="ranks counted, d")
@@ -213,7 +170,7 @@ class Movement(_Record):
         return self
 
 
-class Measure(_Record):
+class Measure(Record):
     """One retrieval measure, averaged over the judged queries that were scored; larger is better."""
 
     name: str = Field(description="trec_eval name, e.g. nDCG@10")
@@ -225,7 +182,7 @@ class Measure(_Record):
     high: float | None = Field(description="upper end of the same interval")
 
 
-class Quality(_Record):
+class Quality(Record):
     """Measures against judgements."""
 
     qrels: str = Field(description="URI of the judgements")
@@ -233,17 +190,20 @@ class Quality(_Record):
     missing_queries: Count | None = Field(
         default=None, description="queries with judgements that failed or are not in the input"
     )
+    detection_queries: Count = Field(
+        default=0, description="scored queries that the heads were found on; the measures leave them out, since 1.1"
+    )
     measures: tuple[Measure, ...] = Field(description="measures, the most important first")
 
 
-class RankedDoc(_Record):
+class RankedDoc(Record):
     """One place of a list."""
 
     doc_id: str = Field(description="document id")
     relevant: bool | None = Field(description="judged relevant, judged not relevant, or null: not judged")
 
 
-class Example(_Record):
+class Example(Record):
     """One query before and after."""
 
     query_id: str = Field(description="query id")
@@ -252,7 +212,7 @@ class Example(_Record):
     reranked: tuple[RankedDoc, ...] = Field(description="new order")
 
 
-class ModelRecord(_Record):
+class ModelRecord(Record):
     """The model that scored."""
 
     id: str = Field(description="id or path")
@@ -263,21 +223,21 @@ class ModelRecord(_Record):
     kept_layers: Count = Field(description="layers loaded: down to the deepest head")
 
 
-class HeadSetRecord(_Record):
+class HeadSetRecord(Record):
     """The heads that scored."""
 
     id: str = Field(description="id of the head set")
     heads: tuple[str, ...] = Field(description="heads as layer-head")
 
 
-class PromptRecord(_Record):
+class PromptRecord(Record):
     """The prompt format."""
 
     name: str = Field(description="name of the format")
     sha256: str = Field(description="sha256 of its rendered parts")
 
 
-class Provenance(_Record):
+class Provenance(Record):
     """What is needed to run this again."""
 
     code_version: str = Field(description="version of qrbatch")
@@ -294,10 +254,10 @@ class Provenance(_Record):
     input_hash: str = Field(description="hash of the input list")
 
 
-class RunReport(_Record):
+class RunReport(Record):
     """Everything `report.json` says about one run."""
 
-    schema_version: Literal["1.0", "1.1"] = Field(default="1.1", description="version of this schema")
+    schema_version: Literal["1.0", "1.1", "1.2"] = Field(default="1.2", description="version of this schema")
     run: Run = Field(description="which run")
     asked: Asked = Field(description="what was asked")
     result: Result = Field(description="what came out")
@@ -306,7 +266,7 @@ class RunReport(_Record):
     cost: Cost | None = Field(default=None, description="what it took and cost, since 1.1")
     units: tuple[Unit, ...] = Field(description="every unit of the run")
     distributions: Distributions = Field(description="per-row distributions")
-    contexts: Contexts | None = Field(default=None, description="windows and rounds, since 1.1")
+    contexts: Contexts | None = Field(default=None, description="windows and rounds, since 1.2")
     movement: Movement | None = Field(description="rank movement, null without a first stage")
     quality: Quality | None = Field(description="measures, null without judgements")
     examples: tuple[Example, ...] = Field(description="a few queries before and after")

@@ -49,7 +49,8 @@ class Comparison:
 class HeadTable:
     """Mean nDCG@10 on dev lists of every head alone (``layer-head``), best first, and the heads that were chosen.
 
-    ``by_list``: the same for each list name. ``draws``: how often each head is among the best, over ``draw_count``
+    ``detection_queries``: the queries that told, as :func:`qrcore.matching.query_digest` writes them. ``by_list``: the
+    same as ``scores`` for each list name. ``draws``: how often each head is among the best, over ``draw_count``
     random halves of the dev queries. ``transfer``: for each list name, nDCG@10 there of heads chosen on the other
     lists less that of heads chosen on it.
     """
@@ -57,6 +58,7 @@ class HeadTable:
     scores: dict[str, float]
     chosen: tuple[str, ...]
     queries: int
+    detection_queries: tuple[str, ...]
     by_list: dict[str, dict[str, float]]
     draws: dict[str, int]
     draw_count: int

@@ -18,6 +18,7 @@ from pipelines.training.orders import best_first, open_scorer, quality, scorer_o
 from qrcore.contracts.scorer import Scorer
 from qrcore.errors import ConfigError, InputError, ScoreError
 from qrcore.heads import Head, HeadSet
+from qrcore.matching import query_digest
 from qrcore.models import open_model, weights_sha256
 from qrcore.prompts import EMBEDDED
 from qrcore.training.retrieval import NULL_QUERY
@@ -54,6 +55,9 @@ def head_table(
         scores={str(heads[place]): float(overall[place]) for place in ranked},
         chosen=tuple(map(str, _choose(overall, heads, top))),
         queries=sum(map(len, by_name.values())),
+        detection_queries=tuple(
+            sorted(query_digest(one.query_id, one.query) for lists in by_name.values() for one in lists)
+        ),
         by_list={name: {str(heads[place]): float(own[place]) for place in ranked} for name, own in means.items()},
         draws={str(heads[place]): counts[heads[place]] for place in ranked},
         draw_count=draws,
@@ -72,6 +76,7 @@ def write_head_set(folder: str, table: HeadTable, *, name: str = "embedded") -> 
         method_settings=dict(_METHOD_SETTINGS),
         detection_data=", ".join(table.by_list),
         examples=table.queries,
+        detection_queries=table.detection_queries,
     )
 
 

@@ -20,7 +20,7 @@ from qrcore.contracts.method import Method, Needs
 from qrcore.contracts.scorer import Reading
 from qrcore.encoding import EncodedRequest, PromptLimits, QuerySpan, RequestEncoder
 from qrcore.engine import EngineSettings, chosen_kernel
-from qrcore.errors import HeadSetError, ScoreError
+from qrcore.errors import ConfigError, HeadSetError, ScoreError
 from qrcore.heads import Head, HeadSet, unique_heads
 from qrcore.memory import PassMemory
 from qrcore.models import (
@@ -78,6 +78,7 @@ class QRHeadScorer:
         self.language_model = language_model
         self._unique_heads = unique_heads(heads.head_list)
         self._encoder = request_encoder(model.tokenizer, model.source, heads, settings, self.max_tokens)
+        self._check_memory()
 
     @property
     def max_tokens(self) -> int:
@@ -105,6 +106,7 @@ class QRHeadScorer:
             detection_tokens=self.heads.prompt_tokens,
             sight=self.encoder.limits.window,
             largest_pass=self.largest_pass,
+            detection_queries=frozenset(self.heads.detection_queries or ()),
         )
 
     @property
@@ -269,6 +271,14 @@ class QRHeadScorer:
 
     def _calibrated(self, reading: Reading) -> Tensor:
         return calibrate(reading.query_attention, reading.null_attention, self.settings.calibration_weight)
+
+    def _check_memory(self) -> None:
+        allowed = self.engine.memory_bytes
+        if allowed is not None and self._memory.weights >= allowed:
+            raise ConfigError(
+                f"memory_bytes: expected more than the {self._memory.weights} bytes that the weights take, got "
+                f"{allowed}. Allow more, or choose heads that lie less deep."
+            )
 
     def _prompt_class(self, tokens: int) -> int:
         return rotary_class(self.model.source.config, tokens)

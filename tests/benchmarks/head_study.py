@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +25,11 @@ from pipelines import prove as proving
 from pipelines.detection.rivals import ALL, CHOSEN, RANDOM
 from pipelines.detection.trials import FIRST_STAGE
 from pipelines.side_files import read_side_file
+from pipelines.training.causal_study import causal_check
+from pipelines.training.judged import read_judged_set
+from qrcore.heads import HeadSet
+from qrcore.models import open_model
+from qrcore.shipped import EMBEDDED_MODELS
 from tests.benchmarks.embedded_lists import COLLECTIONS
 from tests.benchmarks.head_lists import NAMES
 
@@ -34,6 +39,8 @@ FOUND_ON: Final = "nq_pool"
 ALSO_FOUND_ON: Final = "hotpotqa"
 TOP: Final = 4
 HAYSTACKS: Final = 2
+#: Questions that the model answers with heads held back, 22 times each.
+MASKED_QUESTIONS: Final = 40
 
 _COPY: Final = "copy"
 _ELSEWHERE: Final = f"qrscore on {ALSO_FOUND_ON}"
@@ -97,6 +104,17 @@ class Study:
         made = needles(validate(NeedlesConfig, values), Lines().stage)
         return self.detect("needles", made.trials_uri, made.qrels_uri, _COPY)
 
+    def retrieving(self, chosen: Sequence[str]) -> dict[str, Any] | None:
+        """What the model still answers with its retrieval heads held back; None for a model that was not taught to
+        name the document that answers."""
+        if self.model not in EMBEDDED_MODELS:
+            return None
+        print("asking the model with heads held back", flush=True)
+        folders = [self.lists / name for name in (FOUND_ON, ALSO_FOUND_ON)]
+        sets = [read_judged_set(one.name, [str(one / "lists.parquet")], str(one / "qrels.parquet")) for one in folders]
+        found = causal_check(open_model(self.model).path, sets, chosen, max_queries=MASKED_QUESTIONS)
+        return asdict(found) if found else None
+
     def prove(self, name: str, found: Detected, sets: dict[str, tuple[str, ...]]) -> dict[str, Any]:
         """Every set on the test queries of one collection: the content of the proof's report."""
         print(f"ranking {name}", flush=True)
@@ -148,7 +166,9 @@ def run(study: Study) -> dict[str, Any]:
         "examples": found.head_set.examples,
         "sets": {name: list(heads) for name, heads in sets.items()},
         "stability": found.findings["methods"]["qrscore"]["stability"],
-        "causal": copying.proof["causal"],
+        "causal": copying.proof["causal"] if _copies(copying.head_set) else None,
+        "best_copying_head": [copying.head_set.heads[0], (copying.head_set.scores or (0.0,))[0]],
+        "retrieving": study.retrieving(found.head_set.heads),
         "collections": {name: study.prove(name, found, sets) for name in names},
     }
 
@@ -157,7 +177,13 @@ def _sets(found: Detected, copying: Detected, elsewhere: Detected) -> dict[str, 
     rivals = found.findings["rivals"]
     kept = [CHOSEN, "ndcg", "core", ALL, *(name for name in rivals if name.startswith(f"{RANDOM}-"))]
     sets = {name: tuple(rivals[name]) for name in kept}
-    return sets | {_COPY: copying.head_set.heads, _ELSEWHERE: elsewhere.head_set.heads}
+    copies = {_COPY: copying.head_set.heads} if _copies(copying.head_set) else {}
+    return sets | copies | {_ELSEWHERE: elsewhere.head_set.heads}
+
+
+def _copies(found: HeadSet) -> bool:
+    """Whether the best of these heads surely copies; else the four best are a draw by chance, and no set to compare."""
+    return bool(found.intervals) and found.intervals[0][0] > 0.0
 
 
 def table(results: dict[str, Any]) -> str:
@@ -165,7 +191,7 @@ def table(results: dict[str, Any]) -> str:
     names = ["collection", "n", "random", *(_title(name, results) for name in _SHOWN), "chosen − first stage"]
     lines = [_row(names), _row(["---", *["--:"] * (len(names) - 1)])]
     lines += [_row(_cells(name, report)) for name, report in results["collections"].items()]
-    return "\n".join([*lines, "", *_causal_lines(results["causal"])])
+    return "\n".join([*lines, "", *_copying_lines(results), *_retrieving_lines(results["retrieving"])])
 
 
 def _title(name: str, results: dict[str, Any]) -> str:
@@ -180,14 +206,28 @@ def _cells(name: str, report: dict[str, Any]) -> list[str]:
         name,
         str(report["queries"]),
         f"{draws['mean']:.3f} ± {draws['deviation']:.3f}" if draws else "",
-        *(f"{sets[shown]['ndcg_10']['mean']:.3f}" if shown in sets else "" for shown in _SHOWN),
+        *(f"{sets[shown]['ndcg_10']['mean']:.3f}" if shown in sets else "none" for shown in _SHOWN),
         f"{minus['mean']:+.3f} [{minus['low']:+.3f}, {minus['high']:+.3f}]",
     ]
 
 
-def _causal_lines(causal: dict[str, Any] | None) -> list[str]:
+def _retrieving_lines(check: dict[str, Any] | None) -> list[str]:
+    if check is None:
+        return []
+    drop = check["drop"]
+    return [
+        f"right documents named: intact {check['intact']['index_accuracy']:.3f}, retrieval heads masked "
+        f"{check['chosen']['index_accuracy']:.3f}; that is {drop['mean']:+.3f} [{drop['low']:+.3f}, "
+        f"{drop['high']:+.3f}] beyond {len(check['controls'])} control sets; the right index is less likely than with "
+        f"{check['percentile']:.0%} of them ({check['queries']} questions)."
+    ]
+
+
+def _copying_lines(results: dict[str, Any]) -> list[str]:
+    causal = results["causal"]
     if causal is None:
-        return ["Causal check: not made."]
+        head, score = results["best_copying_head"]
+        return [f"No copying heads: the best, {head}, copies in {score:.3f} of the steps, and its interval holds 0."]
     said = []
     for kind, what in (("copied", "needle tokens copied right"), ("answered", "documents named right")):
         if effect := causal[kind]:

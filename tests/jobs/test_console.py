@@ -48,8 +48,9 @@ def plan_of(rows: dict[str, int]) -> Plan:
     return cast(Plan, plan)
 
 
-def footer(unit_id: str, rows: int, failed: int = 0, pid: int = 1) -> dict[str, Any]:
-    return {"unit_id": unit_id, "rows": rows, "failed": failed, "prompt_tokens": 5, "node": "n", "actor_pid": pid}
+def footer(unit_id: str, rows: int, failed: int = 0, pid: int = 1, on_gpu: bool = False) -> dict[str, Any]:
+    counts = {"unit_id": unit_id, "rows": rows, "failed": failed, "prompt_tokens": 5}
+    return {**counts, "node": "n", "actor_pid": pid, "on_gpu": on_gpu}
 
 
 def test_time_to_go_is_reckoned_by_tokens() -> None:
@@ -59,10 +60,19 @@ def test_time_to_go_is_reckoned_by_tokens() -> None:
     now[0] = 110.0
     tally.add(footer("short", 9, failed=2, pid=7))
     facts = tally.facts()
-    assert (facts["eta_s"], facts["rows_done"], facts["failed_rows"], facts["actors"]) == (90, 9, 2, 1)
-    assert tally.note() == "1/2 units, 0 tokens/s, 2 failed, 1 actor, 1m 30s to go"
+    assert (facts["eta_s"], facts["rows_done"], facts["failed_rows"], facts["cpu_actors"]) == (90, 9, 2, 1)
+    assert tally.note() == "1/2 units, 0 tokens/s, 2 failed, 1 CPU actor, 1m 30s to go"
     tally.add(footer("long", 1, pid=8))
-    assert (tally.facts()["eta_s"], tally.facts()["actors"]) == (0, 2)
+    assert (tally.facts()["eta_s"], tally.facts()["cpu_actors"], tally.facts()["gpu_actors"]) == (0, 2, 0)
+
+
+def test_actors_with_a_gpu_are_counted_apart_from_those_without() -> None:
+    tally = Tally({str(pid): (1, 10) for pid in range(4)})
+    for pid in range(3):
+        tally.add(footer(str(pid), 1, pid=pid, on_gpu=pid > 0))
+    tally.add(footer("3", 1, pid=2, on_gpu=True))  # one that was there already
+    assert (tally.facts()["gpu_actors"], tally.facts()["cpu_actors"]) == (2, 1)
+    assert ", 2 GPU + 1 CPU actors, " in tally.note()
 
 
 def test_where_no_model_reads_tokens_rows_tell_the_time_to_go() -> None:
@@ -145,7 +155,7 @@ def test_nothing_of_the_progress_is_cut_on_a_narrow_terminal() -> None:
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
     with ConsoleObserver(console) as observer:
         observer.planned(plan_of({"0": 1_000_000, "1": 1_000_000}), frozenset())
-        observer.unit_done(footer("0", 1_000_000, failed=2_000))
+        observer.unit_done(footer("0", 1_000_000, failed=2_000, pid=1))
         assert observer._progress is not None
         console.print(observer._progress.get_renderable())
         said = observer._progress.tasks[0].fields["note"]

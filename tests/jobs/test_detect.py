@@ -19,6 +19,8 @@ from pipelines.commit import manifest_rows
 from pipelines.schemas import QRELS_SCHEMA
 from pipelines.splits import part_of
 from qrcore.heads import HeadSet, load_head_set
+from qrcore.matching import query_digest
+from qrcore.records import DETECTION_QUERY
 from tests.shards import MODEL, row, write_shard
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -41,7 +43,8 @@ def write_examples(folder: Path, gold: str = "d1") -> None:
     """Two shards; a row without judgements and a broken one among them."""
     write_shard(folder / "in" / "1.parquet", [row(name) for name in QUERIES[:12]])
     write_shard(folder / "in" / "2.parquet", [*(row(name) for name in QUERIES[12:]), row("x", query=None)])
-    judged = [{"query_id": name, "doc_id": gold, "relevance": 1} for name in QUERIES if name != DEV[0]]
+    judged = [{"query_id": name, "doc_id": gold, "relevance": 1} for name in [*QUERIES, "gone"] if name != DEV[0]]
+    judged += [{**one, "doc_id": "in no list"} for one in judged]
     pq.write_table(pa.Table.from_pylist(judged, schema=QRELS_SCHEMA), folder / "qrels.parquet")
 
 
@@ -67,6 +70,7 @@ def test_heads_are_found_and_proved_in_two_committed_runs(detected: tuple[Path, 
     report = load(folder, "detect-[0-9a-f]*", "report.json")
     assert report["examples"] == {
         "used": len(DEV) - 1, "kept_back": 24 - len(DEV), "failed": {"nothing_relevant": 1, "null_query": 1},
+        "relevant": 23, "relevant_elsewhere": 23, "judged_without_row": 1,
     }  # fmt: skip
     (run,) = (folder / "out").glob("detect-[0-9a-f]*")
     rows = list(manifest_rows(str(run)))
@@ -82,10 +86,40 @@ def test_the_head_set_can_be_used_and_says_where_it_comes_from(detected: tuple[P
     assert (heads.name, heads.method, heads.detection_data, heads.examples) == (
         "detect", "qrscore", "words", len(DEV) - 1,
     )  # fmt: skip
+    assert heads.detection_queries == tuple(sorted(query_digest(one, row(one)["query"]) for one in DEV[1:]))
     assert heads.scores == tuple(sorted(heads.scores or (), reverse=True)) and len(heads.heads) == 4
     assert heads.id in shown.output
     fit = CliRunner().invoke(app, ["heads", "validate", str(file), "--model", MODEL], catch_exceptions=False)
     assert fit.exit_code == 0 and "warning" not in fit.output.split("interval")[0]
+
+
+def test_judgements_of_queries_that_the_heads_were_found_on_are_no_evidence(
+    detected: tuple[Path, Result], tmp_path: Path
+) -> None:
+    folder, _ = detected
+    heads = side_file(folder, "detect-[0-9a-f]*", "headset.json")
+    qrels, out = str(folder / "qrels.parquet"), str(tmp_path / "out")
+    arguments = ["rerank", "--input", str(folder / "in"), "--output", out, "--model", MODEL, "--heads", str(heads)]
+    arguments += ["--prompt", "qrhead-llama3", "--qrels", qrels, "--set", "actors.count=1"]
+    ranked = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"}, catch_exceptions=False)
+    assert ranked.exit_code == 3, ranked.output
+    (run,) = (tmp_path / "out").glob("rerank-[0-9a-f]*")
+    marked = [one["query_id"] for one in manifest_rows(str(run)) if DETECTION_QUERY in (one["flags"] or ())]
+    assert marked == [name for name in QUERIES if name in DEV[1:]]
+    quality = json.loads(next(run.glob("commit/*/report.json")).read_text(encoding="utf-8"))["quality"]
+    assert (quality["judged_queries"], quality["detection_queries"]) == (24 - len(DEV), len(DEV) - 1)
+    assert quality["missing_queries"] == 1  # the one that no row asks
+
+    def evaluate(*more: str) -> Result:
+        arguments = ["evaluate", "--input", str(run), "--qrels", qrels, "--output", str(tmp_path / "found"), *more]
+        return CliRunner().invoke(app, arguments, env={"COLUMNS": "200"}, catch_exceptions=False)
+
+    refused = evaluate()
+    assert refused.exit_code == 2 and f"got {len(DEV) - 1} judged ones" in " ".join(refused.stderr.split())
+    forced = evaluate("--allow-detection-queries")
+    assert forced.exit_code == 0 and f"{len(DEV) - 1} of these queries" in " ".join(forced.output.split())
+    evaluation = json.loads((tmp_path / "found" / "evaluation.json").read_text(encoding="utf-8"))
+    assert evaluation["runs"][0]["found_on"] == len(DEV) - 1
 
 
 def test_scores_of_all_heads_by_all_methods(detected: tuple[Path, Result]) -> None:

@@ -1,3 +1,5 @@
+"""Configurations: sources merged, mistakes named with the nearest name, and what enters a run's identity."""
+
 from __future__ import annotations
 
 from pathlib import Path

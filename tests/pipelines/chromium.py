@@ -1,4 +1,8 @@
-"""A headless Chromium driven over its own pipe (the DevTools protocol): no driver program, no port, no dependency."""
+"""A headless Chromium driven over its own pipe (the DevTools protocol): no driver program, no port, no dependency.
+
+Where there is none, tests skip; with ``QRBATCH_REQUIRE_CHROMIUM=1``, as in ``.ci/run`` wherever it could be installed,
+they fail.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 TIMEOUT_S = 60.0
+CHROMIUM = shutil.which("chromium")
+REQUIRED = os.environ.get("QRBATCH_REQUIRE_CHROMIUM") == "1"
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None and not REQUIRED, reason="no chromium on PATH: apt-get install chromium"
+)
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe"]
 Message = dict[str, Any]
 
@@ -83,6 +95,14 @@ class Browser:
             self._buffer += chunk
         message, self._buffer = self._buffer.split(b"\0", 1)
         return dict(json.loads(message))
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One browser for all tests."""
+    assert CHROMIUM is not None, "QRBATCH_REQUIRE_CHROMIUM=1: expected a chromium on PATH, found none"
+    with launch(CHROMIUM, tmp_path_factory.mktemp("profile")) as running:
+        yield running
 
 
 @contextlib.contextmanager

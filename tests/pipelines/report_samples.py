@@ -118,7 +118,15 @@ def awkward() -> dict[str, Any]:
     sample["distributions"]["candidates"] = histogram(2, 20, [20, 80, 400, 900, 10_600])
     sample["distributions"]["unit_seconds"] = histogram(2.5, 38.0, [3, 40, 120, 90, 30, 12, 5])
     sample["distributions"]["margin"] = histogram(-0.001, 0.42, [900, 4200, 3900, 2100, 700, 150, 33])
-    sample["throughput"]["seconds"] |= {"wait": 31.0}
+    sample["distributions"]["unit_wait"] = histogram(0.2, 41.0, [30, 90, 100, 60, 20])
+    sample["throughput"]["seconds"] |= {
+        "wait": 31.0,
+        "tokenise": 1.0,
+        "tokenise_in_score": 0.9,
+        "start": 38.5,
+        "commit": 2.25,
+    }
+    sample["throughput"] |= {"busy": 0.934}
     sample["cost"] = {
         "actors": 12, "cpu_hours": 44.1, "gpu_hours": 14.7, "cpu_hour_rate": 0.04, "gpu_hour_rate": 2.5,
         "currency": "EUR", "total": 38.514, "per_1000_queries": 3.2095, "per_million_tokens": 0.0321,
@@ -129,6 +137,7 @@ def awkward() -> dict[str, Any]:
     }
     sample["quality"] = {"qrels": LONG_URI, "judged_queries": 1190, "missing_queries": 12, "measures": [
         measure("nDCG@10", 0.612, 0.781, 0.79, (0.169, 0.151, 0.188)),
+        measure("recall@10", 0.81, 0.86, 0.87, (0.05, 0.03, 0.07)),
         measure("recall@5", 0.7, 0.704, None, (0.004, -0.01, 0.02)),
         measure("recall@1", 0.52, 0.498, 0.53, (-0.022, -0.04, -0.003)),
         measure("MRR", None, 0.7, None, (None, None, None)),

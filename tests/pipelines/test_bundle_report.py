@@ -14,8 +14,9 @@ from pipelines.commit import CommittedObject, StoredUnit
 from pipelines.plan import Plan, PlannedFile, Unit, encode_schema
 from pipelines.report.bundle_page import draw, render_bundles
 from pipelines.report.bundles import BundleCounts, BundleReport
-from pipelines.report.model import Run
+from pipelines.report.records import Run
 from pipelines.selecting import bundle_schema
+from qrcore.records import DETECTION_QUERY
 from tests.pipelines.report_samples import START
 
 PLAN = Plan(
@@ -107,10 +108,21 @@ def test_gold_counts_judged_queries_with_a_bundle_and_names_the_missing() -> Non
     assert gold.per_1k_tokens == pytest.approx(1000 * 3 / 140)
 
 
+def test_gold_of_queries_that_the_heads_were_found_on_counts_for_nothing() -> None:
+    rows = [{**one, "flags": [*one["flags"], DETECTION_QUERY]} if one["query_id"] == "a" else one for one in ROWS]
+    report = report_of(rows, QRELS)
+    gold = report.gold
+    assert gold is not None
+    assert (gold.judged_queries, gold.missing_queries, gold.detection_queries) == (2, 1, 1)
+    assert gold.recall == pytest.approx(0.25) and gold.per_1k_tokens == pytest.approx(1000 * 1 / 50)
+    page = render_bundles(report)
+    assert "1 more are such that these heads were found on" in page and "The heads were found on this query" in page
+
+
 def test_the_page_stands_alone_and_says_it_all() -> None:
     report = report_of(ROWS, QRELS)
     page = render_bundles(report)
-    charts = draw(report)
+    charts = {name: chart for name, chart in draw(report).items() if chart}
     assert set(charts) >= {"in_and_out", "ratio", "budget_use", "segments", "windows", "final_items", "gold"}
     assert (
         page.count("<svg")

@@ -1,3 +1,5 @@
+"""Starting, joining and checking Ray, and what stands behind its errors."""
+
 from __future__ import annotations
 
 import os
@@ -139,3 +141,13 @@ def test_results_and_errors_of_real_tasks() -> None:
         get(ray.remote(num_cpus=0)(_raise_ours).remote())
     with pytest.raises(IncompleteRunError, match="WorkerCrashedError"):
         get(ray.remote(num_cpus=0, max_retries=0)(_die).remote())
+
+
+def test_a_machine_too_busy_for_ray_leaves_the_run_to_the_same_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_settings: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", fail)
+    with pytest.raises(IncompleteRunError, match="too busy"), ray_session(ClusterSettings()):
+        raise AssertionError("there is no Ray")

@@ -1,3 +1,5 @@
+"""Manifests, the pointer to the latest run, and foreign files among the units."""
+
 from __future__ import annotations
 
 import json

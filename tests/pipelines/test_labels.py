@@ -1,3 +1,5 @@
+"""Judgements as Parquet: joined over files, refused with their place where they are wrong."""
+
 from __future__ import annotations
 
 from pathlib import Path

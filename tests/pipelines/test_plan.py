@@ -1,3 +1,5 @@
+"""Surveys of input files, units cut from them, and a plan that is stored once."""
+
 from __future__ import annotations
 
 import errno
@@ -20,7 +22,7 @@ from pipelines.storage import FileInfo, Storage, StorageOptions
 from pipelines.units import from_ipc, to_ipc
 from qrcore.errors import InputError, PlanConflictError, StorageError
 from tests.pipelines.test_rows import with_bytes_as_text
-from tests.shards import row, write_shard
+from tests.shards import candidates, row, write_shard
 
 OPTIONS = StorageOptions()
 
@@ -136,6 +138,50 @@ def test_units_cover_every_row_once_within_limits(sizes: list[int], max_bytes: i
         assert unit.rows <= max_rows
         assert unit.rows == 1 or sum(sizes[unit.start : unit.stop]) <= max_bytes
     assert len({unit.unit_id for unit in units}) == len(units)
+
+
+@given(
+    runs=st.lists(st.tuples(st.integers(1, 6), st.integers(0, 9)), max_size=15),
+    max_bytes=st.integers(1, 60),
+    max_rows=st.integers(1, 8),
+)
+def test_rows_over_the_same_candidates_stay_together_where_a_unit_can_hold_them(
+    runs: list[tuple[int, int]], max_bytes: int, max_rows: int
+) -> None:
+    import numpy as np
+
+    lists = [number for number, (rows, _) in enumerate(runs) for _ in range(rows)]
+    sizes = [size for rows, size in runs for _ in range(rows)]
+    survey = FileSurvey(
+        FileInfo("f", 1, "e"),
+        INPUT_SCHEMA,
+        np.array(sizes, dtype=np.int64),
+        [bytes([i]) for i in range(len(sizes))],
+        False,
+        list_digests=np.array(lists, dtype=np.uint64),
+    )
+    units = cut_units([survey], "c", max_bytes, max_rows)
+    assert [i for unit in units for i in range(unit.start, unit.stop)] == list(range(len(sizes)))
+    assert all(unit.rows <= max_rows and (unit.rows == 1 or unit.bytes <= max_bytes) for unit in units)
+    for number, (rows, size) in enumerate(runs):
+        if rows <= max_rows and rows * size <= max_bytes:
+            assert sum(number in lists[unit.start : unit.stop] for unit in units) == 1
+
+
+def test_rows_over_the_same_candidates_are_known_by_titles_and_texts(tmp_path: Path) -> None:
+    one, other = candidates(3, seed=1), candidates(3, seed=2)
+    renamed = [{**entry, "doc_id": f"x{entry['doc_id']}", "score": 0.0} for entry in one]
+    retitled = [{**entry, "title": "another"} for entry in one]
+    shuffled = list(reversed(one))
+    listed = [one, one, renamed, other, retitled, shuffled, [], []]
+    rows = [row(f"q{number}", candidates=entries) for number, entries in enumerate(listed)]
+    path = write_shard(tmp_path / "x.parquet", rows)
+    digests = _survey(path).list_digests.tolist()
+    assert digests[0] == digests[1] == digests[2] and digests[6] == digests[7]
+    assert len(set(digests)) == 5
+    table = pq.read_table(path)
+    pq.write_table(table, tmp_path / "small.parquet", row_group_size=2)
+    assert _survey(tmp_path / "small.parquet").list_digests.tolist() == digests
 
 
 def test_repeated_query_ids_are_marked_after_the_first_across_files(tmp_path: Path) -> None:

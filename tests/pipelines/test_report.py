@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from html.parser import HTMLParser
 from typing import Any
 from xml.etree import ElementTree
@@ -13,9 +14,9 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines.report import RunReport, charts, render_report
-from pipelines.report.html import duration, verdict
-from pipelines.report.model import Measure
-from tests.pipelines.report_samples import NASTY, SAMPLES, awkward, plain
+from pipelines.report.html import duration, rates_over_time, verdict
+from pipelines.report.model import Measure, Unit
+from tests.pipelines.report_samples import NASTY, SAMPLES, START, awkward, plain, unit
 
 
 def page_of(sample: dict[str, Any]) -> str:
@@ -55,7 +56,7 @@ def test_json_keeps_every_name_and_value(sample: Callable[[], dict[str, Any]]) -
     report = RunReport.model_validate(sample())
     assert RunReport.model_validate_json(report.model_dump_json()) == report
     written = json.loads(report.model_dump_json())
-    assert written["schema_version"] == "1.1"
+    assert written["schema_version"] == "1.2"
     assert kept(sample() | {"units": []}, written | {"units": []})
     assert [one["unit_id"] for one in written["units"]] == [one["unit_id"] for one in sample()["units"]]
 
@@ -223,6 +224,56 @@ def test_timeline_puts_units_in_their_actors_lane() -> None:
     assert "minutes since" in minutes
 
 
+def timed(start_s: float, stop_s: float, tokens: int) -> Unit:
+    moments = {"started_at": START + timedelta(seconds=start_s), "finished_at": START + timedelta(seconds=stop_s)}
+    return Unit.model_validate(unit(0, 1) | moments | {"prompt_tokens": tokens, "rows": 2})
+
+
+def test_throughput_spreads_the_work_of_units_over_their_time() -> None:
+    units = [timed(0, 30, 300), timed(15, 60, 900), timed(60, 60, 50)]
+    rates, seconds = rates_over_time(units, in_tokens=True)
+    assert (seconds, len(rates)) == (60, 60)
+    assert rates[:15] == pytest.approx([10] * 15)
+    assert rates[15:30] == pytest.approx([30] * 15)
+    assert rates[30:59] == pytest.approx([20] * 29)
+    assert rates[59] == pytest.approx(70)  # with the unit that took no time
+    assert sum(rates) == pytest.approx(1250)
+    rows, _ = rates_over_time(units, in_tokens=False)
+    assert sum(rows) == pytest.approx(6)
+    assert sum(rates_over_time([timed(0, 0, 7)], in_tokens=True)[0]) > 0
+
+
+def test_throughput_is_drawn_to_scale_with_its_mean() -> None:
+    svg = charts.over_time("Throughput", [10, 0, 40, 20], 240, 20, "tokens/s")
+    first, third, last = shapes(svg, "rect", "bar")
+    assert [number(bar, "x") for bar in (first, third, last)] == [0, 50, 75]
+    assert number(third, "height") == 2 * number(last, "height") == 4 * number(first, "height")
+    (mean,) = shapes(svg, "line", "mark")
+    assert number(mean, "y1") == number(last, "y")
+    assert [node.text for node in shapes(svg, "text", "axis-title")] == [
+        "minutes since the first unit started", "tokens/s",
+    ]  # fmt: skip
+    assert "Columns of tokens/s over 4 minutes: from 0 to 40, mean 20." in svg
+
+
+def test_what_a_reader_must_know_of_waiting_and_of_the_clock_is_said() -> None:
+    page = Page(page_of(awkward())).text
+    assert "a unit waited 20.6 s in the middle, 41.0 s at most, 31.0 s all units together" in page
+    assert "the actors were at work in 93 % of the 4.40 s in which units were scored, and idle in the rest" in page
+    assert "Horizontal bars of seconds: read 0.20 s; tokenise 1.00 s; score 3.20 s; write 0.10 s." in page
+    assert "Horizontal bars of seconds: start 38.5 s; scoring 4.40 s; commit 2.25 s." in page
+    assert "tokenise" not in Page(page_of(plain())).text  # of an older report
+    assert "Waiting" not in Page(page_of(plain())).text
+
+
+def test_recall_of_ten_stands_beside_ndcg_and_is_explained_where_lists_are_short() -> None:
+    sample = awkward()
+    assert "nDCG@10 0.612 → 0.781 recall@10 0.810 → 0.860" in Page(page_of(sample)).text
+    assert "cannot change" not in page_of(sample)
+    sample["distributions"]["candidates"] |= {"max": 10}
+    assert "Lists have at most ten candidates here: recall@10 is that of the first stage" in page_of(sample)
+
+
 def test_heat_map_shows_shares_of_each_input_rank() -> None:
     svg = charts.heat_map("Moves", [[3, 1], [0, 4]])
     cells = [(number(cell, "x"), float(cell.get("fill-opacity", "1"))) for cell in shapes(svg, "rect", "cell")][:3]
@@ -244,7 +295,7 @@ def test_charts_escape_their_labels() -> None:
 def test_charts_have_words_for_those_who_do_not_see_them() -> None:
     page = Page(page_of(awkward()))
     drawn = [attributes for tag, attributes in page.tags if tag == "svg"]
-    assert len(drawn) == 7
+    assert len(drawn) == 9
     for attributes in drawn:
         assert attributes["role"] == "img" and len(str(attributes["aria-label"])) > 40
     assert "Timeline of 300 units on 12 actors" in page.text

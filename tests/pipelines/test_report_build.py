@@ -16,7 +16,7 @@ from pipelines.report.build import ReportBuilder, RunFacts
 from pipelines.report.costs import cost_of
 from pipelines.report.distributions import distribution
 from pipelines.report.html import render_report
-from pipelines.report.model import RunReport
+from pipelines.report.model import RunReport, RunSeconds
 from pipelines.schemas import ranking_schema
 from tests.pipelines.report_samples import START, plain
 
@@ -145,7 +145,7 @@ def test_time_in_which_nothing_ran_is_no_working_time() -> None:
 def test_margins_waits_and_costs_are_those_of_the_units() -> None:
     rows = [scored("a", ("x", 1, 1.0), ("y", 2, 0.5)), scored("b", ("x", 1, 1.0))]
     stored = unit(rows, 0, 3600)
-    stored.footer.update(wait_s=0.25, memory_bytes=7, gpu_memory_bytes=9)
+    stored.footer.update(wait_s=0.25, tokenise_s=0.25, tokenise_in_score_s=0.125, memory_bytes=7, gpu_memory_bytes=9)
     builder = ReportBuilder(plan_of("as_given").model_copy(update={"config": priced(2.0, None)}), None)
     builder.add(stored)
     now = datetime.now(UTC)
@@ -156,6 +156,11 @@ def test_margins_waits_and_costs_are_those_of_the_units() -> None:
     assert report.distributions.margin is not None
     assert (report.distributions.margin.max, sum(report.distributions.margin.counts)) == (0.5, 1)
     assert report.throughput.seconds.wait == report.units[0].seconds.wait == 0.25
+    assert report.throughput.seconds.tokenise == report.units[0].seconds.tokenise == 0.375
+    assert report.throughput.seconds.tokenise_in_score == report.units[0].seconds.tokenise_in_score == 0.125
+    assert report.throughput.busy == 0.5 / 3600
+    assert report.distributions.unit_wait is not None
+    assert report.distributions.unit_wait.max == 0.25
     assert (report.units[0].memory_bytes, report.units[0].gpu_memory_bytes) == (7, 9)
     cost = report.cost
     assert cost is not None
@@ -164,6 +169,23 @@ def test_margins_waits_and_costs_are_those_of_the_units() -> None:
     page = render_report(report)
     assert "6.00 USD at 2.00 USD a CPU-hour<" in page
     assert "7 B of memory, 9 B of its GPU’s" in page
+
+
+def test_the_clock_before_and_after_scoring_is_told_unless_other_drivers_had_a_part() -> None:
+    stored = unit([scored("a", ("x", 1, 1.0))], 10, 12)
+    later = unit([scored("b", ("x", 1, 1.0))], 11, 20)
+
+    def seconds(*, resumed: bool) -> RunSeconds:
+        builder = ReportBuilder(plan_of("as_given"), None)
+        builder.add(later)
+        builder.add(stored)
+        facts = RunFacts(
+            "d", "out", START, START + timedelta(seconds=23), resumed=resumed, write_seconds={}, qrels_uri=None
+        )
+        return builder.finish(facts, None).throughput.seconds
+
+    assert (seconds(resumed=False).start, seconds(resumed=False).commit) == (10, 3)
+    assert (seconds(resumed=True).start, seconds(resumed=True).commit) == (None, None)
 
 
 def test_a_margin_is_between_scores_of_one_prompt() -> None:

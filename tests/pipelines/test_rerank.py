@@ -34,6 +34,7 @@ from pipelines.storage import Storage
 from pipelines.work import PoolSettings
 from qrcore import Document, load_scorer
 from qrcore.errors import ConfigError, HeadSetError, IncompleteRunError, InputError, RunError
+from qrcore.memory import PassMemory
 from tests.pipelines.test_rows import with_bytes_as_text
 from tests.services import SECRET
 from tests.shards import HEADS, MODEL, candidates, row, write_shard
@@ -534,3 +535,35 @@ def test_prompts_much_longer_than_those_of_detection_are_told_of(shards: str, tm
     console = Console(file=io.StringIO(), width=300)
     show_result(console, result)
     assert said in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_tokenising_ahead_changes_nothing_but_who_does_it(tmp_path: Path) -> None:
+    rows = [
+        row("q0"),
+        row("q1", query=None),
+        row("q2"),
+        row("q2"),
+        row("twice", candidates=candidates(1) * 2),
+        row("q3"),
+    ]
+    shard = str(write_shard(tmp_path / "in" / "a.parquet", rows))
+    here, _ = finish(settings_for(shard, str(tmp_path / "here"), actors={"cpus": 0.5}))
+    ahead, told = finish(settings_for(shard, str(tmp_path / "ahead"), actors={"cpus": 0.5, "tokenisers": 1}))
+    assert ahead.manifest.run_id == here.manifest.run_id
+    assert rows_of(ahead) == rows_of(here)
+    assert [one["error"] and one["error"]["code"] for one in rows_of(ahead)] == [
+        None, "null_query", None, "duplicate_query_id", "duplicate_doc_id", None,
+    ]  # fmt: skip
+    assert all(footer["tokenise_s"] > 0 for footer in told.footers)
+
+
+def test_what_the_memory_budget_does_not_allow_is_an_error_row_or_no_run_at_all(tmp_path: Path) -> None:
+    rows = [row("q0"), row("q1", candidates=candidates(400))]
+    shard = str(write_shard(tmp_path / "in" / "a.parquet", rows))
+    scorer = load_scorer(MODEL, heads=HEADS, device="cpu")
+    memory = PassMemory.of(scorer.model.source.config, scorer.heads.head_list)
+    allowed = memory.predict(2000).total
+    result, _ = finish(settings_for(shard, str(tmp_path / "out"), engine={"memory_bytes": allowed}))
+    assert [one["error"] and one["error"]["code"] for one in rows_of(result)] == [None, "oom"]
+    with pytest.raises(ConfigError, match=r"more than the \d+ bytes that the weights take"):
+        finish(settings_for(shard, str(tmp_path / "none"), engine={"memory_bytes": memory.weights}))

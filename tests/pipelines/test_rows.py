@@ -1,3 +1,5 @@
+"""Rows as requests: first-stage order, ranks, and text that is not UTF-8."""
+
 from __future__ import annotations
 
 from typing import Any

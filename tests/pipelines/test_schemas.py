@@ -1,3 +1,5 @@
+"""Which input schemas are accepted, and which columns can be carried."""
+
 from __future__ import annotations
 
 import pyarrow as pa

@@ -21,6 +21,8 @@ from pipelines.scorers import ScorerSettings
 from pipelines.select_worker import SelectWorker
 from pipelines.selecting import Bundler, BundleSettings, bundle_schema
 from pipelines.units import UnitRows
+from qrcore.matching import query_digest
+from qrcore.records import DETECTION_QUERY
 from qrcore.windows import ContextSettings
 from tests.pipelines.test_rerank import Recorder, finish, settings_for
 from tests.shards import HEADS, MODEL, candidates, row, write_shard
@@ -74,6 +76,16 @@ def test_a_worker_that_scores_makes_the_bundles_of_the_stored_rankings(tmp_path:
     assert found[0]["windows"] == 1 < found[1]["windows"] and metrics.scored == 2
 
 
+def test_bundles_of_queries_that_the_heads_were_found_on_are_marked() -> None:
+    rows = [row("seen"), row("new")]
+    unit = UnitRows(pa.Table.from_pylist(rows, schema=INPUT_SCHEMA), "in.parquet", 0, frozenset())
+    scorer = ScorerSettings(MODEL, heads=HEADS, device="cpu", order="reversed")
+    known = frozenset({query_digest("seen", rows[0]["query"])})
+    rankings = ScoredRankings(scorer, ContextSettings(policy="tournament"), known)
+    table, _ = SelectWorker(BundleSettings(policy="top_k", top=2), rankings, bundle_schema(())).answer(unit)
+    assert [DETECTION_QUERY in bundle["flags"] for bundle in table.to_pylist()] == [True, False]
+
+
 @pytest.mark.usefixtures("local_ray")
 def test_one_job_makes_the_bundles_of_two(tmp_path: Path) -> None:
     book = {"doc_id": "book", "title": "A book", "text": " ".join(c["text"] for c in candidates(30, 3)), "rank": 41}
@@ -116,6 +128,10 @@ def test_scoring_decides_nothing_where_rankings_are_there(tmp_path: Path) -> Non
         select.SelectJob(pipeline_settings(config_of("r", tmp_path, **changes)), ranked, told).identity(
             select.SelectFacts("tokenizer")
         )
-        for changes in ({}, {"contexts": {"survivors": 9}, "model": {"heads": "1-1"}}, {"policy": {"top": 4}})
+        for changes in (
+            {},
+            {"contexts": {"survivors": 9}, "model": {"heads": "1-1"}, "engine": {"pack_tokens": 0}},
+            {"policy": {"top": 4}},
+        )
     ]
     assert identities[0] == identities[1] != identities[2]

@@ -1,3 +1,5 @@
+"""Files on disk and on S3: create-only puts, listings, and errors that are all of one kind."""
+
 from __future__ import annotations
 
 import errno

@@ -57,7 +57,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     def choose(folder: str, sets: list[JudgedSet], top: int, *, device: str) -> HeadTable:
         heads = [f"1-{head}" for head in range(top)]
         queries = sum(len(judged.part("dev")) for judged in sets)
-        return HeadTable(dict.fromkeys(heads, 0.5), tuple(heads), queries, {"a": {}}, {}, 20, {})
+        return HeadTable(dict.fromkeys(heads, 0.5), tuple(heads), queries, (), {"a": {}}, {}, 20, {})
 
     monkeypatch.setattr(study, "head_table", choose)
     monkeypatch.setattr(study, "list_qualities", measure("rankings", lambda judged, part: (quality(judged, part),)))

@@ -1,3 +1,5 @@
+"""What fails while units are done, and what the message then says to do."""
+
 from __future__ import annotations
 
 import errno

@@ -1,3 +1,5 @@
+"""Tiny models of every family, built once a session."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Users' templates: the usual context, mistakes with their line, and no way out of the sandbox."""
+
 from __future__ import annotations
 
 import pytest

@@ -54,7 +54,9 @@ def findings(size: str) -> tuple[dict[str, Any], HeadSet]:
     for number in range(count):
         drawn = level + generator.normal(scale=0.05, size=len(level))
         values = {"qrscore": drawn, "ndcg": drawn + generator.normal(scale=0.1, size=len(level)), "core": drawn**2}
-        answer = HeadValues("dev", 50, 1, values, int(generator.integers(500, 4000)), f"sha-{number}")
+        answer = HeadValues(
+            "dev", 50, 1, 0, values, int(generator.integers(500, 4000)), f"sha-{number}", f"digest-{number}"
+        )
         rows.append(row_from_values(f"q{number}", answer, Source("f", number)))
     examples.add(pa.Table.from_pylist(rows, schema=HEAD_VALUES_SCHEMA))
     examples.kept_back = 2 * count

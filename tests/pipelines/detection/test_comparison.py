@@ -90,7 +90,9 @@ def _found(method: str, seed: int, top: int) -> Found:
     generator = np.random.default_rng(seed)
     examples = Examples(SHAPE)
     rows = [
-        row_from_values("q", HeadValues("dev", 9, 1, {method: generator.uniform(size=16)}, 5, "x"), Source("f", 0))
+        row_from_values(
+            "q", HeadValues("dev", 9, 1, 0, {method: generator.uniform(size=16)}, 5, "x", "d"), Source("f", 0)
+        )
         for _ in range(6)
     ]
     examples.add(pa.Table.from_pylist(rows, schema=HEAD_VALUES_SCHEMA))

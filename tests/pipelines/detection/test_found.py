@@ -38,7 +38,7 @@ def _rows(count: int = 20, seed: int = 0, spread: float = 0.05) -> list[dict[str
     for number in range(count):
         drawn = LEVELS + generator.normal(scale=spread, size=6)
         values = {"qrscore": drawn.tolist(), "core": (-drawn).tolist()}
-        answer = HeadValues("dev", 10, 1, values, 100 + number, f"sha-{number}")
+        answer = HeadValues("dev", 10, 1, 2, values, 100 + number, f"sha-{number}", f"digest-{number:02}")
         rows.append(row_from_values(f"q{number}", answer, Source("f", number)))
     return rows
 
@@ -79,10 +79,11 @@ def test_methods_are_compared_by_the_heads_they_share() -> None:
 
 def test_failed_and_kept_rows_are_counted_and_not_used() -> None:
     failed = row_from_values("x", ScoreError("nothing_relevant", "no", stage="validate"), Source("f", 90))
-    kept = row_from_values("y", HeadValues("test", 10, 1, None), Source("f", 91))
+    kept = row_from_values("y", HeadValues("test", 10, 1, 3, None), Source("f", 91))
     examples = _examples([failed, *_rows(), kept, failed])
     assert (examples.errors, examples.kept_back, len(examples.prompt_tokens)) == ({"nothing_relevant": 2}, 1, 20)
     assert _found(examples) == _found(_examples(_rows()))
+    assert (examples.relevant, examples.relevant_elsewhere) == (21, 43)
     with pytest.raises(InputError, match=r"got none \(2 nothing_relevant; 1 kept"):
         _found(_examples([failed, kept, failed]))
 
@@ -136,7 +137,9 @@ def test_what_a_user_should_know() -> None:
     assert "5 examples are few" in warnings(_found(few), few)[0]
     noise = _examples(
         [
-            row_from_values(f"q{n}", HeadValues("dev", 9, 1, {"qrscore": [(-1.0) ** n] * 6}, 9, "x"), Source("f", n))
+            row_from_values(
+                f"q{n}", HeadValues("dev", 9, 1, 0, {"qrscore": [(-1.0) ** n] * 6}, 9, "x", "d"), Source("f", n)
+            )
             for n in range(20)
         ]
     )

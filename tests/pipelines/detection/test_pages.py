@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,10 @@ import pytest
 from pipelines.detection.page import detection_page, proof_page
 from pipelines.detection.pictures import MOST_HEADS, Dot, score_curve
 from qrcore.heads import parse_head
-from tests.pipelines.chromium import Browser, launch
+from tests.pipelines.chromium import Browser, needs_browser
 from tests.pipelines.detection.samples import LINE, SIZES, findings, proof
 from tests.pipelines.detection.samples import causal as causal_sample
-from tests.pipelines.test_report_browser import CHARTS, CHROMIUM, beyond, written
-
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: apt-get install chromium")
+from tests.pipelines.test_report_browser import CHARTS, beyond, written
 
 
 def _words(html: str) -> str:
@@ -89,13 +86,6 @@ def test_a_long_curve_says_what_it_leaves_out() -> None:
     picture = score_curve(dots)
     assert picture.count("<circle") == MOST_HEADS
     assert f"{300 - MOST_HEADS} more are not shown" in picture
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    assert CHROMIUM is not None
-    with launch(CHROMIUM, tmp_path_factory.mktemp("profile")) as running:
-        yield running
 
 
 @needs_browser

@@ -17,6 +17,7 @@ from pipelines.splits import Part, part_of
 from pipelines.units import UnitRows
 from qrcore import Document, load_scorer
 from qrcore.loading import load_method
+from qrcore.matching import query_digest
 from qrcore.models import open_model
 from tests.shards import MODEL, row
 
@@ -57,8 +58,16 @@ def test_every_method_judges_one_reading_of_all_heads() -> None:
         torch.testing.assert_close(torch.tensor(entry["values"]), expected)
     assert len(answer["methods"][0]["values"]) == 4 * 8
     assert (answer["part"], answer["candidates"], answer["relevant"]) == ("dev", len(doc_ids), 1)
+    assert answer["relevant_elsewhere"] == 0
+    assert answer["query_digest"] == query_digest(DEV[0], example["query"])
     assert answer["prompt_tokens"] == reading.prompt_tokens
     assert answer["source"] == {"uri": "file.parquet", "row": 10}
+
+
+def test_relevant_documents_of_no_list_are_counted() -> None:
+    qrels = {name: {"d0": 1, "elsewhere": 1, "nowhere": 2, "unwanted": 0} for name in (DEV[0], TEST[0])}
+    answers = _answers(_worker(qrels), _unit([row(DEV[0]), row(TEST[0])]))
+    assert [(one["relevant"], one["relevant_elsewhere"]) for one in answers] == [(1, 2), (1, 2)]
 
 
 def test_examples_of_the_other_part_are_not_read() -> None:

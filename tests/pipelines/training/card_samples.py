@@ -61,6 +61,7 @@ HEADS = HeadTable(
     scores=SCORES,
     chosen=("2-0", "2-3", "2-1", "2-2"),
     queries=312,
+    detection_queries=(),
     by_list={name: {head: score - 0.01 * place for head, score in SCORES.items()} for place, name in enumerate(LISTS)},
     draws={"2-0": 20, "2-3": 20, "2-1": 19, "2-2": 18, "2-5": 3},
     draw_count=20,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,10 @@ import pytest
 
 from pipelines.training.curves import length_curve, training_curve
 from qrcore.training.progress import Progress
-from tests.pipelines.chromium import Browser, launch
+from tests.pipelines.chromium import Browser, needs_browser
 from tests.pipelines.training.card_samples import LENGTHS
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: apt-get install chromium")
+pytestmark = needs_browser
 
 NARROW, WIDE = 375, 900
 #: The grounds that GitHub shows files on.
@@ -71,13 +68,6 @@ CURVES = {
     "length of three seeds": length_curve({f"seed {seed}": LENGTHS for seed in range(3)}),
     "length with a long name": length_curve({"hotpotqa paragraphs, filled with others of the pool": LENGTHS}),
 }
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    assert CHROMIUM is not None
-    with launch(CHROMIUM, tmp_path_factory.mktemp("profile")) as running:
-        yield running
 
 
 def page(folder: Path, body: str) -> Path:
