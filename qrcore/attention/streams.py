@@ -50,7 +50,7 @@ class Streams:
             self._run(ids[:, :-1], gated=False)
             ids = ids[:, -1:]
         logits = self._run(ids, gated=True)
-        by_stream: Tensor = logits.unflatten(0, (-1, len(self._padding)))  # type: ignore[no-untyped-call]
+        by_stream: Tensor = logits.unflatten(0, (-1, len(self._padding)))
         return by_stream.expand(self._streams, -1, -1)
 
     def _run(self, ids: Tensor, *, gated: bool) -> Tensor:
