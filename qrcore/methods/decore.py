@@ -3,8 +3,8 @@
 Two streams read the same tokens in one batch, base and masked, over one prefill. The next token is the likeliest under
 the paper's ``(1 + a) log p_base - a log p_masked``, where ``a`` is the entropy of p_base in nats: the less sure the
 model is, the more it leans on what the heads bring. Options: a fixed ``a``, a cap on it, and the entropy as a share of
-the largest one, ln(vocabulary). There is no plausibility cut, as in the published code. With ``a`` = 0 nothing is masked
-and the answer is the plain greedy one, to the bit.
+the largest one, ln(vocabulary). There is no plausibility cut, as in the published code. With ``a`` = 0 nothing is
+masked and the answer is the plain greedy one, to the bit.
 
 The masked stream alone gives what RHIO (arXiv 2501.13573) and RetMask (arXiv 2601.11020) use as unfaithful samples: see
 :meth:`DeCoRe.negatives`.
