@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from jobs import context_cli, runs
+from jobs import context_cli, runs, steer_cli
 from jobs.config import RerankConfig
 from jobs.demo import QUESTIONS, show_demo
 from jobs.demo import demo as run_demo
@@ -29,7 +29,13 @@ app = typer.Typer(
 heads_app = typer.Typer(help="Head sets: list, show, validate against a model, compare.", no_args_is_help=True)
 app.add_typer(heads_app, name="heads")
 
-for command in (context_cli.prepare, context_cli.select, context_cli.evaluate, context_cli.compare):
+for command in (
+    context_cli.prepare,
+    context_cli.select,
+    context_cli.evaluate,
+    context_cli.compare,
+    steer_cli.influence,
+):
     app.command()(command)
 
 Debug = Annotated[bool, typer.Option(help="Show the traceback of an error.")]

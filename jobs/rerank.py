@@ -16,6 +16,7 @@ from qrcore.shipped import EMBEDDED_MODELS
 
 if TYPE_CHECKING:
     from jobs.detect_config import DetectConfig
+    from jobs.influence import InfluenceConfig
     from pipelines.rerank import RerankSettings
     from pipelines.run import Observer, RunResult, RunSettings
 
@@ -34,7 +35,7 @@ def rerank(config: RerankConfig, observer: Observer) -> RunResult:
 def for_every_node(config: RerankConfig, environment: Mapping[str, str]) -> RerankConfig:
     """The same configuration for processes that have another working directory and another environment."""
     model = config.model.model_copy(
-        update={"id": absolute_model(config.model.id), "heads": _absolute_file(config.model.heads)}
+        update={"id": absolute_model(config.model.id), "heads": absolute_file(config.model.heads)}
     )
     storage = with_endpoint(config.storage, environment)
     return config.model_copy(update={"model": model, "storage": storage})
@@ -53,7 +54,8 @@ def absolute_model(model: str) -> str:
     return str(Path(model).absolute()) if model not in EMBEDDED_MODELS and Path(model).is_dir() else model
 
 
-def _absolute_file(heads: str | None) -> str | None:
+def absolute_file(heads: str | None) -> str | None:
+    """A head set's file from the root on; names and lists as they are."""
     from qrcore.heads import published_names
 
     if heads is None or heads in published_names() or not Path(heads).is_file():
@@ -93,7 +95,9 @@ def pipeline_settings(config: RerankConfig, environment: Mapping[str, str] = Map
     )
 
 
-def run_settings(config: RerankConfig | DetectConfig, affecting_output: dict[str, Any]) -> RunSettings:
+def run_settings(
+    config: RerankConfig | DetectConfig | InfluenceConfig, affecting_output: dict[str, Any]
+) -> RunSettings:
     """What every run is told, from the sections that all jobs have."""
     from pipelines.cluster import ClusterSettings
     from pipelines.run import RunSettings

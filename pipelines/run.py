@@ -35,6 +35,7 @@ from pipelines.commit import (
     read_back,
     side_object,
 )
+from pipelines.contracts import QUERIES, RowContract
 from pipelines.identity import code_version, content_hash, input_hash, package_versions, run_id
 from pipelines.inputs import FileSurvey, list_inputs
 from pipelines.lease import held, leases
@@ -132,6 +133,12 @@ class Job(Protocol[Facts]):
     def side_files(self, plan: Plan, facts: Facts) -> SideFileWriter:
         """What is put beside the data at the commit."""
         ...
+
+
+def contract_of(job: Any) -> RowContract:
+    """What a job's input rows must have: those of queries, unless it names another ``contract``."""
+    found: RowContract = getattr(job, "contract", QUERIES)
+    return found
 
 
 class PlannedUnit(Protocol):
@@ -276,7 +283,8 @@ class _Run(Generic[Facts]):
     def _make_plan(self) -> Plan:
         settings = self.settings
         self.observer.stage(f"reading {len(self.files)} input files for the plan")
-        surveys = survey_files(self.files, settings.storage)
+        contract = contract_of(self.job)
+        surveys = survey_files(self.files, settings.storage, contract)
         usable, skipped = usable_surveys(surveys, skip_bad_files=settings.skip_bad_files)
         order = self.job.order(usable, self.facts)
         schema, carried = self.job.output_schema(usable)
@@ -284,6 +292,7 @@ class _Run(Generic[Facts]):
             run_id=self.identity.run_id,
             job=self.job.name,
             name=settings.name,
+            contract=contract.name,
             config_hash=self.identity.config_hash,
             input_hash=self.identity.input_hash,
             config=settings.config,

@@ -41,7 +41,8 @@ def token_losses(
     layout = PackedLayout(tuple(Segment(len(row)) for row in rows))
     ids = torch.tensor([token for row in rows for token in row]).to(model.device)
     fork = Fork(layer, runs) if layer is not None and runs > 1 else None
-    hidden = run(model.base_model, ids, AttentionCall(layout, gates=gates, fork=fork)).last_hidden_state[0]
+    decoder: Any = model.base_model
+    hidden = run(decoder, ids, AttentionCall(layout, gates=gates, fork=fork)).last_hidden_state[0]
     # The last token of a row has none behind it.
     telling = torch.cat([torch.arange(span.start, span.stop - 1) for span in layout.spans]).to(model.device)
     of_copies = [

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from qrcore.errors import ScoreError
+from qrcore.heads import Head
 from qrcore.models import LanguageModel
 
 
@@ -38,6 +39,10 @@ class InfluenceScorer(Protocol):
     @property
     def settings(self) -> Mapping[str, Any]:
         """Everything beside model and documents that values depend on, in plain values."""
+        ...
+
+    def control_sets(self, model: LanguageModel) -> list[tuple[Head, ...]]:
+        """The heads of every control set, in the order of a document's ``controls``."""
         ...
 
     def score(self, model: LanguageModel, documents: Sequence[Sequence[int]]) -> list[DocumentInfluence | ScoreError]:

@@ -208,10 +208,15 @@ def _bos(model: LanguageModel) -> int | None:
     return bos if bos is not None and tokenizer("")["input_ids"][:1] == [bos] else None
 
 
+def build(heads: Sequence[Head], **settings: Any) -> AttentionInfluence:
+    """The method for these heads; ``settings``: fields of :class:`InfluenceSettings`."""
+    return AttentionInfluence(InfluenceSettings(tuple(heads), **settings))
+
+
 METHOD = Method(
     name="attention_influence",
     kind="influence",
     source="AttentionInfluence, arXiv 2505.07293, score and appendix C",
     needs=Needs(depth="full"),
-    build=AttentionInfluence,
+    build=build,
 )

@@ -136,7 +136,7 @@ class FlipAudit:
         last = [block.rows.stop - 1 for block in layout.suffixes]
         with torch.inference_mode(), out_of_memory_as_error():
             call = AttentionCall(layout, gates=gates, fork=fork)
-            hidden = run(model.model.base_model, _ids(model, trial), call).last_hidden_state[0]
+            hidden = run(model.decoder.model, _ids(model, trial), call).last_hidden_state[0]
             logits = head_logits(model.model, hidden.unflatten(0, (runs, -1))[:, last])
         if not bool(torch.isfinite(logits).any(dim=-1).all()) or bool(logits.isnan().any()):
             raise ScoreError(

@@ -219,7 +219,7 @@ def test_settings_that_nothing_can_be_scored_with(settings: dict[str, Any]) -> N
 
 
 def test_settings_stand_with_results() -> None:
-    method = load_method("attention_influence").build(SETTINGS)
+    method = load_method("attention_influence").build(HEADS, controls=2, chunk_tokens=40)
     told = method.settings
     assert told["mask_mode"] == "uniform" and told["mask_scope"] == "all" and told["heads"] == ["1-0", "1-3", "2-2"]
     assert told["controls"] == 2 and told["chunk_tokens"] == 40
