@@ -51,7 +51,7 @@ format: venv
 	$(BIN)/ruff check --fix .
 
 bench: venv
-	for part in engine memory packing loading detection pipeline; do $(BIN)/python -m tests.benchmarks.$$part || exit; done
+	for part in engine memory packing loading detection pipeline influence; do $(BIN)/python -m tests.benchmarks.$$part || exit; done
 
 # KILLS: at each named point.
 KILLS ?= 5

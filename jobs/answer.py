@@ -46,7 +46,7 @@ class AnsweredConfig(Section):
     )
 
 
-class GeneratorConfig(Section):
+class AnsweringModelConfig(Section):
     """Which model answers, and how."""
 
     id: str = setting("embedded-gqa", "A model folder, a hub id, 'embedded' or 'embedded-gqa'.", affects_output=True)
@@ -80,7 +80,7 @@ class AnswerConfig(Section):
     qrels: str | None = setting(
         None, "Judgements, for the context oracle.", affects_output=False, flag="--qrels", uri=True
     )
-    model: GeneratorConfig = Field(default_factory=GeneratorConfig)
+    model: AnsweringModelConfig = Field(default_factory=AnsweringModelConfig)
     units: UnitsConfig = Field(default_factory=UnitsConfig)
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
@@ -97,7 +97,7 @@ def answer(config: AnswerConfig, observer: Observer) -> RunResult:
 
 def pipeline_settings(config: AnswerConfig, environment: Mapping[str, str] = MappingProxyType({})) -> AnswerSettings:
     """The pipeline's settings for this configuration in this environment."""
-    from pipelines.answer import AnswerSettings, GeneratorSettings
+    from pipelines.answer import AnswererSettings, AnswerSettings
 
     model = config.model
     return AnswerSettings(
@@ -108,7 +108,7 @@ def pipeline_settings(config: AnswerConfig, environment: Mapping[str, str] = Map
         source=config.input.uri,
         context=config.input.context,
         template=_template(model),
-        generator=GeneratorSettings(
+        answerer=AnswererSettings(
             model=absolute_model(model.id),
             revision=model.revision,
             dtype=model.dtype,
@@ -123,7 +123,7 @@ def pipeline_settings(config: AnswerConfig, environment: Mapping[str, str] = Map
     )
 
 
-def _template(model: GeneratorConfig) -> str | None:
+def _template(model: AnsweringModelConfig) -> str | None:
     """The user's turn: the user's own template, or that of the style."""
     from pipelines.answer_prompts import STYLES
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from jobs import context_cli, operate, runs
+from jobs import context_cli, operate, runs, steer_cli
 from jobs.config import RerankConfig
 from jobs.demo import QUESTIONS, show_demo
 from jobs.demo import demo as run_demo
@@ -34,6 +34,7 @@ for command in (
     context_cli.answer,
     context_cli.evaluate,
     context_cli.compare,
+    steer_cli.influence,
 ):
     app.command()(command)
 

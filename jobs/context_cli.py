@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from jobs.settings import validate
-from jobs.shell import COMMITTED, Assignments, Config, Debug, Name, Output, exit_code, gather, guarded
+from jobs.shell import COMMITTED, Assignments, Config, Debug, Heads, Model, Name, Output, exit_code, gather, guarded
 
 
 def prepare(
@@ -66,7 +66,7 @@ def select(
     model: Annotated[
         str | None, typer.Option(help="Scores shards: folder, hub id, 'embedded', 'embedded-gqa'.")
     ] = None,
-    heads: Annotated[str | None, typer.Option(help="Head set: list, 'all', name or JSON file.")] = None,
+    heads: Heads = None,
     prompt: Annotated[str | None, typer.Option(help="Prompt format: auto, chat, plain or a name.")] = None,
     contexts: Annotated[
         str | None, typer.Option(help="Lists that do not fit one prompt: tournament (default) or error.")
@@ -124,7 +124,7 @@ def answer(
         str | None, typer.Option("--input", help="Committed run of select; or shards: file, folder, run of prepare.")
     ] = None,
     output: Output = None,
-    model: Annotated[str | None, typer.Option(help="Model folder, hub id, 'embedded' or 'embedded-gqa'.")] = None,
+    model: Model = None,
     style: Annotated[
         str | None, typer.Option(help="paragraphs (the model's retrieval prompt), longmemeval, clipper or plain.")
     ] = None,

@@ -18,6 +18,7 @@ JOB_CONFIGS: Final = {
     "evaluate": ("jobs.evaluate", "EvaluateConfig"),
     "compare": ("jobs.evaluate", "EvaluateConfig"),
     "detect": ("jobs.detect_config", "DetectConfig"),
+    "influence": ("jobs.influence", "InfluenceConfig"),
     "needles": ("jobs.needles", "NeedlesConfig"),
     "train-embedded": ("jobs.train_embedded", "TrainEmbeddedConfig"),
 }

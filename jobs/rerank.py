@@ -17,6 +17,7 @@ from qrcore.shipped import EMBEDDED_MODELS
 if TYPE_CHECKING:
     from jobs.answer import AnswerConfig
     from jobs.detect_config import DetectConfig
+    from jobs.influence import InfluenceConfig
     from jobs.select import SelectConfig
     from pipelines.rerank import RerankSettings
     from pipelines.run import Observer, RunResult, RunSettings
@@ -37,7 +38,7 @@ def rerank(config: RerankConfig, observer: Observer) -> RunResult:
 def for_every_node(config: RerankConfig, environment: Mapping[str, str]) -> RerankConfig:
     """The same configuration for processes that have another working directory and another environment."""
     model = config.model.model_copy(
-        update={"id": absolute_model(config.model.id), "heads": _absolute_file(config.model.heads)}
+        update={"id": absolute_model(config.model.id), "heads": absolute_file(config.model.heads)}
     )
     storage = with_endpoint(config.storage, environment)
     return config.model_copy(update={"model": model, "storage": storage})
@@ -56,7 +57,8 @@ def absolute_model(model: str) -> str:
     return str(Path(model).absolute()) if model not in EMBEDDED_MODELS and Path(model).is_dir() else model
 
 
-def _absolute_file(heads: str | None) -> str | None:
+def absolute_file(heads: str | None) -> str | None:
+    """A head set's file from the root on; names and lists as they are."""
     from qrcore.heads import published_names
 
     if heads is None or heads in published_names() or not Path(heads).is_file():
@@ -93,7 +95,7 @@ def scorer_settings(config: RerankConfig | SelectConfig) -> ScorerSettings:
     return ScorerSettings(
         model=absolute_model(model.id),
         revision=model.revision,
-        heads=_absolute_file(model.heads),
+        heads=absolute_file(model.heads),
         dtype=model.dtype,
         device=model.device,
         on_mismatch=model.on_mismatch,
@@ -118,7 +120,8 @@ def _encoders(actors: ActorsConfig) -> int:
 
 
 def run_settings(
-    config: RerankConfig | DetectConfig | SelectConfig | AnswerConfig, affecting_output: dict[str, Any]
+    config: RerankConfig | DetectConfig | SelectConfig | AnswerConfig | InfluenceConfig,
+    affecting_output: dict[str, Any],
 ) -> RunSettings:
     """What every run is told, from sections that all jobs have; what select and answer read is found as they run."""
     from pipelines.cluster import ClusterSettings

@@ -21,7 +21,7 @@ from pipelines.run import Observer, RunResult, RunSettings, run_job
 from pipelines.schemas import Carry, carried_fields
 from pipelines.storage import Storage, StorageOptions, absolute
 from pipelines.work import UnitWorker
-from qrcore.contracts.generator import Generator, GeneratorIdentity
+from qrcore.contracts.answerer import Answerer, AnswererIdentity
 from qrcore.errors import ConfigError, InputError
 from qrcore.rendering import TextTemplate
 
@@ -33,8 +33,8 @@ _RESOLVED_BY_PROBE: Final = frozenset({"model.id", "model.revision", "model.dtyp
 
 
 @dataclass(frozen=True, slots=True)
-class GeneratorSettings:
-    """What builds a generator in an actor: the arguments of :func:`qrcore.generation.load_generator`, and threads."""
+class AnswererSettings:
+    """What builds an answerer in an actor: the arguments of :func:`qrcore.generation.load_answerer`, and threads."""
 
     model: str
     revision: str | None = None
@@ -55,7 +55,7 @@ class AnswerSettings:
     source: str
     context: ContextKind
     template: str | None
-    generator: GeneratorSettings
+    answerer: AnswererSettings
     carry: Carry
     qrels: str | None = None
 
@@ -65,11 +65,11 @@ def run(settings: AnswerSettings, observer: Observer) -> RunResult:
     bundles = find_bundles(settings.source, settings.run.storage)
     kind = _resolved(settings.context, bundles, settings.qrels)
     qrels = load_qrels(settings.qrels, settings.run.storage) if settings.qrels and kind == "oracle" else None
-    generator = settings.generator
-    if generator.device == "auto":
-        generator = replace(generator, device="cuda" if settings.run.pool.gpus_per_actor else "cpu")
+    answerer = settings.answerer
+    if answerer.device == "auto":
+        answerer = replace(answerer, device="cuda" if settings.run.pool.gpus_per_actor else "cpu")
     inputs = bundles.inputs if bundles else (settings.source,)
-    settings = replace(settings, run=replace(settings.run, inputs=inputs), context=kind, generator=generator)
+    settings = replace(settings, run=replace(settings.run, inputs=inputs), context=kind, answerer=answerer)
     return run_job(AnswerJob(settings, bundles, qrels, datetime.now(UTC)), settings.run, observer)
 
 
@@ -98,22 +98,22 @@ def _resolved(context: ContextKind, bundles: RankedRun | None, qrels: str | None
     return context
 
 
-def probe(settings: GeneratorSettings, template: str | None) -> GeneratorIdentity:
-    """Load the generator and the template as a worker would; refuses what cannot work."""
+def probe(settings: AnswererSettings, template: str | None) -> AnswererIdentity:
+    """Load the answerer and the template as a worker would; refuses what cannot work."""
     if template is not None:
         TextTemplate(template, "answer.template")
-    return open_generator(settings).identity
+    return open_answerer(settings).identity
 
 
-def open_generator(settings: GeneratorSettings) -> Generator:
-    """The generator of these settings, in this process."""
-    from qrcore.generation import load_generator  # torch, which the driver does not need
+def open_answerer(settings: AnswererSettings) -> Answerer:
+    """The answerer of these settings, in this process."""
+    from qrcore.generation import load_answerer  # torch, which the driver does not need
     from qrcore.models import use_threads
 
     use_threads(settings.threads)
     arguments: dict[str, Any] = asdict(settings)
     del arguments["threads"]
-    return load_generator(**arguments)
+    return load_answerer(**arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,33 +126,33 @@ class AnswerJob:
     started_at: datetime
     name: str = JOB
 
-    def probe(self) -> Callable[[], GeneratorIdentity]:
-        return partial(probe, self.settings.generator, self.settings.template)
+    def probe(self) -> Callable[[], AnswererIdentity]:
+        return partial(probe, self.settings.answerer, self.settings.template)
 
-    def identity(self, facts: GeneratorIdentity) -> dict[str, Any]:
+    def identity(self, facts: AnswererIdentity) -> dict[str, Any]:
         affecting = self.settings.run.affecting_output
         return {
             "config": {name: value for name, value in affecting.items() if name not in _RESOLVED_BY_PROBE},
-            "generator": {**asdict(facts), "device": facts.device.split(":")[0]},
+            "answerer": {**asdict(facts), "device": facts.device.split(":")[0]},
             "template": self.settings.template,
             "context": self.settings.context,
             "bundles": self.bundles.manifest_sha256 if self.bundles else None,
             "qrels": self.qrels,
         }
 
-    def order(self, surveys: Sequence[FileSurvey], facts: GeneratorIdentity) -> str:
+    def order(self, surveys: Sequence[FileSurvey], facts: AnswererIdentity) -> str:
         return "as_given"
 
-    def provenance(self, facts: GeneratorIdentity, order: str) -> dict[str, Any]:
+    def provenance(self, facts: AnswererIdentity, order: str) -> dict[str, Any]:
         settings = self.settings
         style = "its retrieval prompt" if settings.template is None else "a template"
         return {
-            "told": f"answers of {settings.generator.model} to {settings.context} contexts in {style}, "
+            "told": f"answers of {settings.answerer.model} to {settings.context} contexts in {style}, "
             f"{facts.dtype} on {facts.device}",
-            "model": {"id": settings.generator.model, **asdict(facts)},
+            "model": {"id": settings.answerer.model, **asdict(facts)},
             "context": settings.context,
             "template": settings.template,
-            "max_new_tokens": settings.generator.max_new_tokens,
+            "max_new_tokens": settings.answerer.max_new_tokens,
             "bundles": {"run_id": self.bundles.run_id, "uri": self.bundles.uri} if self.bundles else None,
             "qrels": settings.qrels,
         }
@@ -168,20 +168,20 @@ class AnswerJob:
             )
         return answer_schema(carried), tuple(field.name for field in carried)
 
-    def worker(self, facts: GeneratorIdentity, plan: Plan) -> Callable[[], UnitWorker]:
+    def worker(self, facts: AnswererIdentity, plan: Plan) -> Callable[[], UnitWorker]:
         settings = self.settings
-        generator = replace(settings.generator, revision=facts.revision, dtype=facts.dtype)
+        answerer = replace(settings.answerer, revision=facts.revision, dtype=facts.dtype)
         bundles = self.bundles if settings.context == "bundle" else None
         return partial(
-            _worker, generator, bundles, self.qrels, settings.template, settings.run.storage, plan.output_schema
+            _worker, answerer, bundles, self.qrels, settings.template, settings.run.storage, plan.output_schema
         )
 
-    def side_files(self, plan: Plan, facts: GeneratorIdentity) -> AnswerFiles:
+    def side_files(self, plan: Plan, facts: AnswererIdentity) -> AnswerFiles:
         return AnswerFiles(plan, self.started_at)
 
 
 def _worker(
-    settings: GeneratorSettings,
+    settings: AnswererSettings,
     bundles: RankedRun | None,
     qrels: Qrels | None,
     template: str | None,
@@ -189,4 +189,4 @@ def _worker(
     schema: pa.Schema,
 ) -> UnitWorker:
     contexts: Contexts = BundleContexts(bundles, options) if bundles else WholeContexts(qrels)
-    return AnswerWorker(open_generator(settings), contexts, template, schema)
+    return AnswerWorker(open_answerer(settings), contexts, template, schema)

@@ -18,7 +18,7 @@ from pipelines.storage import StorageOptions
 from pipelines.units import UnitRows
 from pipelines.work import UnitMetrics
 from qrcore.answers import score_answer, without_mark
-from qrcore.contracts.generator import Answer, Generator, Question
+from qrcore.contracts.answerer import Answer, Answerer, Question
 from qrcore.errors import ScoreError
 from qrcore.records import Document
 from qrcore.rendering import CONTEXT_TEMPLATE, TextTemplate
@@ -66,8 +66,8 @@ class AnswerWorker:
     """Answers the rows of units; see :class:`pipelines.work.UnitWorker`. ``template``: of the user's turn, None: the
     model's own retrieval prompt."""
 
-    def __init__(self, generator: Generator, contexts: Contexts, template: str | None, schema: pa.Schema) -> None:
-        self._generator, self._contexts, self._schema = generator, contexts, schema
+    def __init__(self, answerer: Answerer, contexts: Contexts, template: str | None, schema: pa.Schema) -> None:
+        self._answerer, self._contexts, self._schema = answerer, contexts, schema
         self._template = TextTemplate(template, "answer.template") if template is not None else None
         self._carried = [name for name in schema.names if name not in {field.name for field in ANSWER_FIELDS}]
 
@@ -82,7 +82,7 @@ class AnswerWorker:
             self._question(row, unit.first_row + place in unit.duplicates, contexts[place], others[place])
             for place, row in enumerate(rows)
         ]
-        answered = iter(self._generator.answer_many([one for one in asked if isinstance(one, Question)]))
+        answered = iter(self._answerer.answer_many([one for one in asked if isinstance(one, Question)]))
         answers = [next(answered) if isinstance(one, Question) else one for one in asked]
         out = [
             {**_row(row, answer, other), **other, "source": {"uri": unit.uri, "row": unit.first_row + place}}

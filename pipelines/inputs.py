@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.schemas import INPUT_SCHEMA, check_input_schema
+from pipelines.contracts import QUERIES, RowContract
 from pipelines.storage import FileInfo, Storage, StorageOptions, absolute, join
 from qrcore.errors import InputError
 
@@ -33,9 +33,9 @@ class FileSurvey:
     """What one pass over an input file tells the plan.
 
     ``row_bytes``: decoded bytes of text a row; ``id_digests``: 16 bytes a row (null ids: empty); ``list_digests``: of
-    titles and texts of its candidates, so that rows over the same documents have the same; ``problem``: why the file
-    cannot be read, with everything else empty; ``damage``: why some of its rows cannot, which then count no bytes and
-    have no ids.
+    titles and texts of its candidates, so that rows over the same documents have the same, empty for rows that list
+    none; ``problem``: why the file cannot be read, with everything else empty; ``damage``: why some of its rows cannot,
+    which then count no bytes and have no ids.
     """
 
     file: FileInfo
@@ -94,21 +94,22 @@ def check_unchanged(planned: FileInfo, now: FileInfo) -> None:
         )
 
 
-def survey_file(file: FileInfo, options: StorageOptions) -> FileSurvey:
-    """One streaming pass over a file: schema, rows, decoded bytes and ids; texts are not kept.
+def survey_file(file: FileInfo, options: StorageOptions, contract: RowContract = QUERIES) -> FileSurvey:
+    """One streaming pass over a file of rows that follow ``contract``: schema, rows, decoded bytes and ids; texts are
+    not kept.
 
     Content that is no Parquet becomes the survey's ``problem``; a store that fails raises :class:`StorageError`, for
     it says nothing about the file.
     """
     with Storage(file.uri, options).open(file.uri) as stream:
         try:
-            return _survey(file, pq.ParquetFile(stream))
+            return _survey(file, pq.ParquetFile(stream), contract)
         except DAMAGE as error:
             return _unreadable(file, f"not readable as Parquet ({str(error).splitlines()[0]})")
 
 
-def _survey(file: FileInfo, parquet: pq.ParquetFile) -> FileSurvey:
-    problems = check_input_schema(parquet.schema_arrow)
+def _survey(file: FileInfo, parquet: pq.ParquetFile, contract: RowContract) -> FileSurvey:
+    problems = contract.check(parquet.schema_arrow)
     if problems:
         return _unreadable(file, "; ".join(problems))
     row_bytes: list[np.ndarray] = []
@@ -119,16 +120,18 @@ def _survey(file: FileInfo, parquet: pq.ParquetFile) -> FileSurvey:
         rows = parquet.metadata.row_group(group).num_rows
         before = len(digests)
         try:
-            for batch in _survey_batches(parquet, group):
-                row_bytes.append(_text_bytes(batch))
-                lists.append(_list_digests(batch))
-                digests += [_digest(query_id) for query_id in _as_binary(batch.column("query_id")).to_pylist()]
+            for batch in _survey_batches(parquet, group, contract):
+                row_bytes.append(_text_bytes(batch, contract))
+                if contract.lists_candidates:
+                    lists.append(_list_digests(batch))
+                digests += [_digest(row_id) for row_id in _as_binary(batch.column(contract.id_column)).to_pylist()]
                 has_first_stage = has_first_stage or _has_first_stage(batch)
         except DAMAGE as error:
             done = len(digests) - before
             damage = damage or damage_of(group, done, error)
             row_bytes.append(np.zeros(rows - done, dtype=np.int64))
-            lists.append(np.zeros(rows - done, dtype=np.uint64))
+            if contract.lists_candidates:
+                lists.append(np.zeros(rows - done, dtype=np.uint64))
             digests += [b""] * (rows - done)
     sizes = np.concatenate(row_bytes) if row_bytes else np.zeros(0, dtype=np.int64)
     same = np.concatenate(lists) if lists else np.zeros(0, dtype=np.uint64)
@@ -141,7 +144,7 @@ def damage_of(group: int, row: int, error: Exception) -> str:
     return f"not readable as Parquet in row group {group} from its row {row} on ({reason})"
 
 
-def _survey_batches(parquet: pq.ParquetFile, group: int) -> Iterator[pa.RecordBatch]:
+def _survey_batches(parquet: pq.ParquetFile, group: int, contract: RowContract) -> Iterator[pa.RecordBatch]:
     """A row group in batches of bounded size. Footers do not tell how much text pages decode to, so the first rows do;
     where later ones are much larger, the group is begun again with smaller batches and what was seen is left out."""
     rows_at_once, seen, may_grow = 1, 0, True
@@ -149,7 +152,7 @@ def _survey_batches(parquet: pq.ParquetFile, group: int) -> Iterator[pa.RecordBa
     while seen < total:
         position, again = 0, False
         for batch in parquet.iter_batches(
-            rows_at_once, row_groups=[group], columns=list(INPUT_SCHEMA.names), use_threads=False
+            rows_at_once, row_groups=[group], columns=list(contract.columns), use_threads=False
         ):
             unseen = batch.slice(max(0, seen - position))
             position += len(batch)
@@ -185,15 +188,21 @@ def _digest(query_id: bytes | None) -> bytes:
     return b"" if query_id is None else hashlib.blake2b(query_id, digest_size=16).digest()
 
 
-def _text_bytes(batch: pa.RecordBatch) -> np.ndarray:
+def _text_bytes(batch: pa.RecordBatch, contract: RowContract) -> np.ndarray:
+    total = np.zeros(len(batch), dtype=np.int64)
+    for name in contract.texts:
+        total = total + _byte_lengths(batch.column(name))
+    return total + _candidate_bytes(batch) if contract.lists_candidates else total
+
+
+def _candidate_bytes(batch: pa.RecordBatch) -> np.ndarray:
     lists = batch.column("candidates")
     parents = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
     structs = pc.list_flatten(lists)
     names = [field.name for field in structs.type.fields if field.name in ("doc_id", "title", "text")]
     lengths = sum(_byte_lengths(pc.struct_field(structs, name)) for name in names)
     sizes: np.ndarray = np.bincount(parents, weights=lengths, minlength=len(batch)).astype(np.int64)
-    total: np.ndarray = sizes + _byte_lengths(batch.column("query"))
-    return total
+    return sizes
 
 
 def _list_digests(batch: pa.RecordBatch) -> np.ndarray:
@@ -227,6 +236,8 @@ def _byte_lengths(texts: pa.Array) -> np.ndarray:
 
 
 def _has_first_stage(batch: pa.RecordBatch) -> bool:
+    if "candidates" not in batch.schema.names:
+        return False
     structs = pc.list_flatten(batch.column("candidates"))
     names = {field.name for field in structs.type.fields} & {"score", "rank"}
     return any(pc.struct_field(structs, name).null_count < len(structs) for name in names)

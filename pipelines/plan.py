@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from pipelines.contracts import QUERIES
 from pipelines.identity import unit_id
 from pipelines.inputs import FileSurvey
 from pipelines.schemas import SCHEMA_VERSION
@@ -88,8 +89,9 @@ AnyPlan = TypeVar("AnyPlan", bound=RunPlan)
 
 
 class Plan(RunPlan):
-    """Everything a run does, before it does it. ``schema_ipc``: the output schema, Arrow IPC in base64; ``carried``:
-    its columns that are copied from the input; ``parent``: the run whose failed rows this one scores again."""
+    """Everything a run does, before it does it. ``schema_ipc``: the output schema, Arrow IPC in base64; ``contract``:
+    what its input rows follow; ``carried``: its columns that are copied from the input; ``parent``: the run whose
+    failed rows this one scores again."""
 
     schema_version: str = SCHEMA_VERSION
     order: str
@@ -97,6 +99,7 @@ class Plan(RunPlan):
     skipped_files: tuple[SkippedFile, ...]
     units: tuple[Unit, ...]
     schema_ipc: str
+    contract: str = QUERIES.name
     carried: tuple[str, ...] = ()
     parent: str | None = None
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.contracts import id_column_of
 from pipelines.inputs import DAMAGE, check_unchanged, damage_of, rows_within
 from pipelines.storage import FileInfo, Storage, StorageOptions
 from qrcore.errors import InputError
@@ -138,12 +139,13 @@ def _batches(
 def _stand_in(parquet: pq.ParquetFile, segment: _Segment, got: int, schema: pa.Schema) -> pa.RecordBatch:
     rows = segment.rows - got
     nulls = {field.name: pa.nulls(rows, field.type) for field in schema}
-    if "query_id" in schema.names:
+    id_column = id_column_of(schema.names)
+    if id_column in schema.names:
         rest = _Segment(segment.group, segment.first + got, rows)
         ids: list[pa.RecordBatch] = []
         try:
-            _decode(parquet, rest, ["query_id"], 256, ids)
-            nulls["query_id"] = pa.concat_arrays([batch.column(0) for batch in ids])
+            _decode(parquet, rest, [id_column], 256, ids)
+            nulls[id_column] = pa.concat_arrays([batch.column(0) for batch in ids])
         except DAMAGE:
-            nulls["query_id"] = pa.nulls(rows, schema.field("query_id").type)
+            nulls[id_column] = pa.nulls(rows, schema.field(id_column).type)
     return pa.RecordBatch.from_arrays([nulls[field.name] for field in schema], schema=schema.remove_metadata())

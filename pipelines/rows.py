@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pipelines.schemas import INPUT_SCHEMA
+from pipelines.contracts import contract_with, id_column_of
 from pipelines.units import UnitRows
 from qrcore.errors import ScoreError
 from qrcore.records import Document, Ranking, RankRequest
@@ -32,7 +32,7 @@ def read_input_rows(table: pa.Table) -> list[Row | ScoreError]:
 
     Parquet and Arrow carry any bytes in a string column, so this is noticed only where text is needed.
     """
-    wanted = table.select(INPUT_SCHEMA.names)
+    wanted = table.select(contract_with(table.schema.names).columns)
     try:
         return list(wanted.to_pylist())
     except UnicodeDecodeError:
@@ -42,7 +42,7 @@ def read_input_rows(table: pa.Table) -> list[Row | ScoreError]:
 def _read_row(row: pa.Table) -> Row | ScoreError:
     query_id = None
     try:
-        query_id = row["query_id"][0].as_py()
+        query_id = row[id_column_of(row.schema.names)][0].as_py()
         return dict(row.to_pylist()[0])
     except UnicodeDecodeError as error:
         return _error(
@@ -51,8 +51,8 @@ def _read_row(row: pa.Table) -> Row | ScoreError:
 
 
 def query_id_of(row: Row | ScoreError) -> str | None:
-    """The ``query_id`` of a row, null where it has none that can be read."""
-    return row.query_id if isinstance(row, ScoreError) else row["query_id"]
+    """The id of a row, null where it has none that can be read."""
+    return row.query_id if isinstance(row, ScoreError) else row[id_column_of(row)]
 
 
 def request_from_row(row: Row) -> RankRequest | ScoreError:
@@ -126,11 +126,12 @@ def request_of(row: Row | ScoreError, unit: UnitRows, place: int) -> RankRequest
 
 
 def duplicate_query_id(row: Row) -> ScoreError:
-    """The error of a row whose ``query_id`` stood in an earlier row of the same run."""
+    """The error of a row whose id stood in an earlier row of the same run."""
+    column = id_column_of(row)
     return _error(
-        row["query_id"],
-        "duplicate_query_id",
-        f"query_id: expected each id once in a run, got {row['query_id']!r} again. Rename or remove this row.",
+        row[column],
+        f"duplicate_{column}",
+        f"{column}: expected each id once in a run, got {row[column]!r} again. Rename or remove this row.",
     )
 
 
@@ -192,7 +193,7 @@ def error_table(
     rows = [
         dict.fromkeys(own)
         | {
-            "query_id": query_id_of(row),
+            id_column_of(own): query_id_of(row),
             "source": {"uri": source.uri, "row": source.row},
             "error": error_fields(error),
         }

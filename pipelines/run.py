@@ -35,6 +35,7 @@ from pipelines.commit import (
     read_back,
     side_object,
 )
+from pipelines.contracts import QUERIES, RowContract
 from pipelines.encoding import UnitEncoder
 from pipelines.identity import code_version, content_hash, input_hash, package_versions, run_id
 from pipelines.inputs import FileSurvey, list_inputs
@@ -150,6 +151,12 @@ class EncodesAhead(Protocol):
     def encoder(self, facts: Any, plan: Plan) -> Callable[[], UnitEncoder]:
         """What makes an encoder in an actor; travels there."""
         ...
+
+
+def contract_of(job: Any) -> RowContract:
+    """What a job's input rows must have: those of queries, unless it names another ``contract``."""
+    found: RowContract = getattr(job, "contract", QUERIES)
+    return found
 
 
 class PlannedUnit(Protocol):
@@ -323,7 +330,8 @@ class _Run(Generic[Facts]):
     def _make_plan(self) -> Plan:
         settings = self.settings
         self.observer.stage(f"reading {len(self.files)} input files for the plan")
-        surveys = survey_files(self.files, settings.storage)
+        contract = contract_of(self.job)
+        surveys = survey_files(self.files, settings.storage, contract)
         usable, skipped = usable_surveys(surveys, skip_bad_files=settings.skip_bad_files)
         order = self.job.order(usable, self.facts)
         schema, carried = self.job.output_schema(usable)
@@ -331,6 +339,7 @@ class _Run(Generic[Facts]):
             run_id=self.identity.run_id,
             job=self.job.name,
             name=settings.name,
+            contract=contract.name,
             config_hash=self.identity.config_hash,
             input_hash=self.identity.input_hash,
             config=settings.config,

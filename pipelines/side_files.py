@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipelines.commit import StoredUnit
+from pipelines.contracts import id_column_of
 from pipelines.labels import Qrels
 from pipelines.plan import Plan
 from pipelines.ranges import read_rows
@@ -47,7 +48,8 @@ class ErrorLines:
         """Take in the failed rows of a unit."""
         if not stored.entry.failed:
             return
-        for row in stored.answers.select(["query_id", "source", "error"]).to_pylist():
+        id_column = id_column_of(stored.answers.schema.names)
+        for row in stored.answers.select([id_column, "source", "error"]).to_pylist():
             if row["error"] is not None:
                 self.add_row(row)
 

@@ -13,19 +13,18 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.commit import CommittedObject, Manifest, load_manifest, side_object
+from pipelines.contracts import CONTRACTS, id_column_of
 from pipelines.plan import Plan, PlannedFile, Unit, load_plan
 from pipelines.ranges import read_range
 from pipelines.storage import Storage, StorageOptions, absolute, join
 from pipelines.work import UNIT_KEY
 from qrcore.errors import InputError, RunError, StorageError
-
-_INPUT_TEXT: Final = ("query_id", "candidates")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +150,11 @@ def _object(run: RunToVerify, unit: Unit, entry: CommittedObject, *, with_input:
         return
     for code, what in (*_counts(unit, entry, footer, table), *_schema(run.plan, table)):
         yield Problem(code, entry.path, what)
-    rows = [name for name in ("query_id", "source", "error", "ranking") if name in table.schema.names]
+    rows = [
+        name
+        for name in (CONTRACTS[run.plan.contract].id_column, "source", "error", "ranking")
+        if name in table.schema.names
+    ]
     answers = table.select(rows).to_pylist()
     file = run.plan.files[unit.file]
     for code, what in (*_sources(unit, file.uri, answers), *_answers(answers)):
@@ -233,8 +236,10 @@ def _against_input(
     run: RunToVerify, unit: Unit, table: pa.Table, answers: Sequence[Mapping[str, Any]]
 ) -> Iterator[_Finding]:
     file, carried = run.plan.files[unit.file], run.plan.carried
+    id_column = CONTRACTS[run.plan.contract].id_column
+    texts = [name for name in CONTRACTS[run.plan.contract].columns if name in (id_column, "candidates")]
     try:
-        found = read_range(file.info, unit.start, unit.stop, (*_INPUT_TEXT, *carried), run.options, file.largest_row)
+        found = read_range(file.info, unit.start, unit.stop, (*texts, *carried), run.options, file.largest_row)
     except (InputError, StorageError) as error:
         yield "changed_input", str(error)
         return
@@ -244,8 +249,8 @@ def _against_input(
     for place, (row, (query_id, doc_ids)) in enumerate(zip(answers, asked, strict=True)):
         if place in found.damaged:
             continue
-        if row["query_id"] != query_id:
-            yield "swapped_id", f"row {row['source']['row']}: answers {row['query_id']!r}, the input asks {query_id!r}"
+        if row[id_column] != query_id:
+            yield "swapped_id", f"row {row['source']['row']}: answers {row[id_column]!r}, the input asks {query_id!r}"
         if row.get("ranking") is not None and Counter(item["doc_id"] for item in row["ranking"]) != Counter(doc_ids):
             yield "lost_candidate", f"row {row['source']['row']}: its candidates are not those of the input"
     for name in carried:
@@ -256,11 +261,14 @@ def _against_input(
 def _asked(table: pa.Table) -> list[tuple[str | None, list[str]]]:
     asked: list[tuple[str | None, list[str]]] = []
     for place in range(len(table)):  # one row at a time: a row of other bytes than text must not hide the rest
-        row = table.slice(place, 1).select(list(_INPUT_TEXT))
+        row = table.slice(place, 1)
         try:
-            query_id = row["query_id"][0].as_py()
+            query_id = row[id_column_of(table.schema.names)][0].as_py()
         except UnicodeDecodeError:
             query_id = None
+        if "candidates" not in table.schema.names:
+            asked.append((query_id, []))
+            continue
         try:
             listed = row["candidates"][0].as_py() or []
             asked.append((query_id, [entry["doc_id"] for entry in listed if entry is not None]))

@@ -23,11 +23,11 @@ from ray.exceptions import RayError
 from pipelines.answering import AnswerSettings, AnswerUnit
 from pipelines.answering import UnitWorker as UnitWorker
 from pipelines.cluster import ENCODER_CPUS, LIGHT_TASK_CPUS, START_ATTEMPTS, telling_line, unwrapped
+from pipelines.contracts import CONTRACTS
 from pipelines.encoding import EncodeUnit, UnitEncoder
 from pipelines.metrics import UnitMetrics as UnitMetrics
 from pipelines.plan import Plan, Unit
 from pipelines.ranges import RowRange, read_range
-from pipelines.schemas import INPUT_SCHEMA
 from pipelines.storage import FileInfo, Storage, StorageOptions
 from pipelines.units import from_ipc, to_ipc, unit_uri
 from qrcore.errors import IncompleteRunError, InputError, QRBatchError, RunError, StorageError
@@ -70,6 +70,7 @@ class _Work:
     provenance: str
     files: tuple[tuple[str, int, str], ...]
     largest_rows: tuple[int, ...]
+    contract: str
     columns: tuple[str, ...]
     storage: StorageOptions
     skip_bad_files: bool
@@ -96,7 +97,8 @@ def do_units(
         provenance=json.dumps(plan.provenance),
         files=tuple((file.uri, file.size, file.etag) for file in plan.files),
         largest_rows=tuple(file.largest_row for file in plan.files),
-        columns=(*INPUT_SCHEMA.names, *plan.carried),
+        contract=plan.contract,
+        columns=(*CONTRACTS[plan.contract].columns, *plan.carried),
         storage=settings.storage,
         skip_bad_files=settings.skip_bad_files,
     )
@@ -191,9 +193,11 @@ def _read_unit(row: dict[str, Any], work: Any) -> dict[str, Any]:
 def _rows_of(unit: Unit, work: _Work) -> RowRange:
     file = FileInfo(*work.files[unit.file])
     if unit.too_large:  # what would not fit is not read
-        columns = [name for name in work.columns if name not in ("query", "candidates")]
+        schema = CONTRACTS[work.contract].schema
+        left_out = schema.names[1:]
+        columns = [name for name in work.columns if name not in left_out]
         kept = read_range(file, unit.start, unit.stop, columns, work.storage).table
-        nulls = {name: pa.nulls(1, INPUT_SCHEMA.field(name).type) for name in ("query", "candidates")}
+        nulls = {name: pa.nulls(1, schema.field(name).type) for name in left_out}
         for name, column in nulls.items():
             kept = kept.append_column(name, column)
         return RowRange(kept, {})

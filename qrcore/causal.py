@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Final
 
 import torch
 
@@ -19,8 +21,11 @@ from qrcore.attention.gate import uniform
 from qrcore.attention.logits import next_token_logits
 from qrcore.contracts.copy_detector import CopyTrial
 from qrcore.errors import ScoreError
-from qrcore.heads import Head
+from qrcore.heads import Head, ModelShape, all_heads, unique_heads
 from qrcore.models import LanguageModel, out_of_memory_as_error
+
+#: Draws for one set before there are taken to be no more.
+_DRAWS_PER_SET: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,35 @@ def draw_controls(chosen: Sequence[Head], heads: Sequence[Head], count: int, see
     while len(found) < count:
         found[tuple(sorted(draw.sample(others, len(chosen))))] = None
     return list(found)
+
+
+def draw_same_layer(chosen: Sequence[Head], shape: ModelShape, count: int, seed: int) -> list[tuple[Head, ...]]:
+    """Up to ``count`` distinct sets of heads outside ``chosen``, with as many in each layer as ``chosen`` has there.
+
+    Where a layer has too few others, the rest comes from the other layers from the first of ``chosen`` on; fewer sets
+    where there are no more, none where the model has too few heads.
+    """
+    heads = unique_heads(chosen)
+    first = min(head.layer for head in heads)
+    others = [head for head in all_heads(shape).head_list if head.layer >= first and head not in heads]
+    if len(others) < len(heads):
+        return []
+    draw = random.Random(seed)
+    found: dict[tuple[Head, ...], None] = {}
+    for _ in range(count * _DRAWS_PER_SET):
+        if len(found) == count:
+            break
+        found[_one_like(heads, others, draw)] = None
+    return list(found)
+
+
+def _one_like(chosen: Sequence[Head], others: Sequence[Head], draw: random.Random) -> tuple[Head, ...]:
+    drawn: list[Head] = []
+    for layer, wanted in sorted(Counter(head.layer for head in chosen).items()):
+        there = [head for head in others if head.layer == layer]
+        drawn += draw.sample(there, min(wanted, len(there)))
+    rest = [head for head in others if head not in drawn]
+    return tuple(sorted([*drawn, *draw.sample(rest, len(chosen) - len(drawn))]))
 
 
 def _check_length(tokens: int, limit: int) -> None:

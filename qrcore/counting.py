@@ -27,6 +27,10 @@ class TextTokenizer:
         """The tokenizer of a model folder, a hub id or a shipped model. Raises :class:`ConfigError`."""
         return _load(name, revision)
 
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text``."""
+        return list(self.backend.encode(text, add_special_tokens=False).ids)
+
     def count(self, text: str) -> int:
         """Tokens of ``text``."""
         return len(self.backend.encode(text, add_special_tokens=False).ids)

@@ -10,11 +10,16 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from qrcore.attention.gate import Gate
+from qrcore.attention.streams import StreamGates, Streams
 from qrcore.errors import ConfigError
 
 #: Sees the number of the step (0: the first new token) and the logits ``[row, vocabulary]`` (float32) of that step for
 #: all rows, and returns those to choose from.
 LogitsHook = Callable[[int, Tensor], Tensor]
+
+#: The same for logits ``[stream, row, vocabulary]``; returns ``[row, vocabulary]``.
+StreamHook = Callable[[int, Tensor], Tensor]
 
 _LENGTH_DEPENDENT: Final = ("dynamic", "longrope")
 
@@ -34,26 +39,84 @@ def decode_greedy(
     max_new_tokens: int,
     end_ids: Sequence[int] = (),
     hook: LogitsHook | None = None,
+    gates: Sequence[Sequence[Gate]] = (),
 ) -> list[Decoded]:
     """The likeliest token after each prompt, again and again, up to an end token or ``max_new_tokens``.
 
-    ``model``: a causal language model with its own attention. Rows do not influence one another but for rounding; a
-    model whose positions depend on the longest row decodes its prompts one by one. Raises :class:`ConfigError` for an
-    empty prompt or a limit below 1.
+    ``model``: a causal language model, with its own attention unless there are ``gates``, which are those of each
+    prompt. Rows do not influence one another but for rounding; a model whose positions depend on the longest row
+    decodes its prompts one by one. Raises :class:`ConfigError` for an empty prompt or a limit below 1.
     """
+    if any(gates):
+        return decode_streams(
+            model, prompts, max_new_tokens, [gates], lambda step, logits: _seen(hook, step, logits[0]), end_ids
+        )
     _check(prompts, max_new_tokens)
     if len(prompts) > 1 and _positions_depend_on_length(model):
         return [decode_greedy(model, [prompt], max_new_tokens, end_ids, hook)[0] for prompt in prompts]
     if not prompts:
         return []
-    batch = _Batch.of(prompts, model.device)
     cache = DynamicCache(config=model.config)
+
+    def choose_from(step: int, batch: _Batch) -> Tensor:
+        return _seen(hook, step, _next_logits(model, batch, cache))
+
+    return _decode(prompts, max_new_tokens, end_ids, model.device, choose_from)
+
+
+@torch.inference_mode()
+def decode_streams(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    streams: Sequence[StreamGates],
+    hook: StreamHook,
+    end_ids: Sequence[int] = (),
+) -> list[Decoded]:
+    """The same with several streams in one batch, which read the same tokens and differ in their gates alone.
+
+    ``streams``: for each stream the gates of every prompt, none for the model as it is; ``hook`` makes of what all of
+    them say the logits to choose from. Layers below the first gated one, and a prompt that no gate touches, are
+    computed once for all streams. Raises what :func:`decode_greedy` raises, and :class:`ModelError` for a family whose
+    attention gates cannot change as they say.
+    """
+    _check(prompts, max_new_tokens)
+    wrong = [len(stream) for stream in streams if len(stream) != len(prompts)]
+    if wrong:
+        raise ConfigError(f"streams: expected gates for {len(prompts)} prompts each, got {wrong[0]}. Give one of each.")
+    if len(prompts) > 1 and _positions_depend_on_length(model):
+        return [
+            decode_streams(model, [prompt], max_new_tokens, [[stream[row]] for stream in streams], hook, end_ids)[0]
+            for row, prompt in enumerate(prompts)
+        ]
+    if not prompts:
+        return []
+    running = Streams(model, [len(prompt) for prompt in prompts], streams)
+
+    def choose_from(step: int, batch: _Batch) -> Tensor:
+        return hook(step, running.next_logits(batch.ids))
+
+    return _decode(prompts, max_new_tokens, end_ids, model.device, choose_from)
+
+
+def _seen(hook: LogitsHook | None, step: int, logits: Tensor) -> Tensor:
+    return hook(step, logits) if hook else logits
+
+
+def _decode(
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    end_ids: Sequence[int],
+    device: torch.device,
+    choose_from: Callable[[int, _Batch], Tensor],
+) -> list[Decoded]:
+    """``choose_from``: logits ``[row, vocabulary]`` of a step."""
+    batch = _Batch.of(prompts, device)
     chosen: list[Tensor] = []
-    ended = torch.zeros(len(prompts), dtype=torch.bool, device=model.device)
-    ends = torch.tensor(list(end_ids), dtype=torch.long, device=model.device)
+    ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    ends = torch.tensor(list(end_ids), dtype=torch.long, device=device)
     for step in range(max_new_tokens):
-        logits = _next_logits(model, batch, cache)
-        token = (hook(step, logits) if hook else logits).argmax(dim=-1)
+        token = choose_from(step, batch).argmax(dim=-1)
         chosen.append(token)
         ended |= torch.isin(token, ends)
         if bool(ended.all()):

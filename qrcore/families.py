@@ -28,6 +28,39 @@ _REASONS: Final[dict[str, str]] = {
     "gemma3": "it is the multimodal wrapper; save and load its text model (gemma3_text)",
 }
 
+#: Why heads of a family cannot be gated: what a gate promises would not come out.
+_BREAK_GATES: Final[dict[str, str]] = {
+    **dict.fromkeys(
+        ("gpt_oss", "granite_swa", "granitemoe_swa", "mimo_v2_flash", "flint", "deepseek_v4"),
+        "its attention has sinks, which take weight beside the tokens: a query scaled by 0 is not uniform",
+    ),
+    **dict.fromkeys(
+        ("qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text", "laguna", "step3p7"),
+        "its attention has output gates, which scale what a head says after the softmax",
+    ),
+    **dict.fromkeys(("bloom", "mpt", "falcon"), "it uses ALiBi biases, which stay when a query is scaled by 0"),
+    **dict.fromkeys(
+        ("kimi_linear", "minimax", "bailing_hybrid", "olmo_hybrid", "rwkv", "recurrent_gemma"),
+        "some of its layers use linear attention, which has no heads to gate",
+    ),
+    **dict.fromkeys(
+        ("mamba", "mamba2", "jamba", "bamba", "zamba", "zamba2", "falcon_h1", "nemotron_h", "granitemoehybrid"),
+        "it has layers without attention, which have no heads to gate",
+    ),
+}
+
+
+def check_gated(config: PreTrainedConfig) -> None:
+    """Raise :class:`ModelError`, by name, for a family in which gates do not do what they say."""
+    family = config.get_text_config().model_type
+    reason = _BREAK_GATES.get(family)
+    if reason is None and family not in SUPPORTED:
+        reason = "gates have not been tested against its own code"
+    if reason is not None:
+        raise ModelError(
+            f"gates in model family {family!r} are not supported: {reason}. Use one of {', '.join(sorted(SUPPORTED))}."
+        )
+
 
 def check_supported(config: PreTrainedConfig) -> None:
     """Raise :class:`ModelError`, by name, for a family or a setting outside the tested list."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from qrcore.contracts.generator import Answer, GeneratorIdentity, Question
+from qrcore.contracts.answerer import Answer, AnswererIdentity, Question
 from qrcore.decode import decode_greedy
 from qrcore.errors import ConfigError, ScoreError
 from qrcore.models import (
@@ -23,8 +23,8 @@ from qrcore.tokens import PromptEncoder
 _BARE: Final = {"opening": "", "separator": "", "instruction": "", "query_label": ""}
 
 
-class GreedyGenerator:
-    """Answers with one loaded model; see :class:`qrcore.contracts.generator.Generator`.
+class GreedyAnswerer:
+    """Answers with one loaded model; see :class:`qrcore.contracts.answerer.Answerer`.
 
     ``batch_tokens``: of prompts and new tokens together, padding included, that are decoded at once; a longer question
     is alone.
@@ -41,10 +41,10 @@ class GreedyGenerator:
         self._encoder = PromptEncoder(self._tokenizer)
 
     @property
-    def identity(self) -> GeneratorIdentity:
-        """What this generator is."""
+    def identity(self) -> AnswererIdentity:
+        """What this answerer is."""
         source = self._model.decoder.source
-        return GeneratorIdentity(
+        return AnswererIdentity(
             revision=source.revision,
             weights_sha256=weights_sha256(source.path),
             setup_sha256=setup_sha256(source.path),
@@ -117,7 +117,7 @@ class GreedyGenerator:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
 
-def load_generator(
+def load_answerer(
     model: str,
     revision: str | None = None,
     dtype: str = "auto",
@@ -125,15 +125,15 @@ def load_generator(
     prompt: str = "auto",
     max_new_tokens: int = 64,
     batch_tokens: int = 16_384,
-) -> GreedyGenerator:
-    """A generator from a folder, a hub id or a shipped model; ``prompt`` as of :func:`qrcore.load_scorer`.
+) -> GreedyAnswerer:
+    """An answerer from a folder, a hub id or a shipped model; ``prompt`` as of :func:`qrcore.load_scorer`.
 
     Raises :class:`ConfigError` or a subclass for anything that cannot be used.
     """
     source = open_model(model, revision)
     loaded = load_language_model(source, dtype=dtype, device=device)
     recorded = source.head_set.prompt if source.head_set else None
-    return GreedyGenerator(
+    return GreedyAnswerer(
         loaded, resolve_prompt(prompt, loaded.decoder.tokenizer, recorded), max_new_tokens, batch_tokens
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +16,16 @@ from qrcore.records import Span
 
 #: How many tokens go through a layer at once: enough for full speed, few enough to stay small (see memory.py).
 CHUNK_TOKENS: Final = 2048
+
+
+class Part(NamedTuple):
+    """Neighbouring packed tokens (``rows``) of one row of the batch: its number, the position of the first token in
+    it, and the position of the first key that they are given (0 unless a cache has forgotten some)."""
+
+    row: int
+    rows: Span
+    first: int
+    first_key: int = 0
 
 
 class Block(NamedTuple):
@@ -109,6 +120,16 @@ class PackedLayout:
         ]
         return torch.cat(parts).to(device)[None]
 
+    def parts(self, rows: Span) -> tuple[Part, ...]:
+        """The tokens of a chunk by segment, in order; a segment is a row of the batch."""
+        return tuple(
+            Part(self._segment_of(block.rows.start), block.rows, block.before.stop - block.before.start)
+            for block in self.blocks(rows)
+        )
+
+    def _segment_of(self, token: int) -> int:
+        return bisect_right(self.spans, token, key=lambda span: span.start) - 1
+
     @cached_property
     def _in_order(self) -> tuple[Block, ...]:
         return tuple(sorted((*self.documents, *self.suffixes)))
@@ -129,10 +150,37 @@ class LayerRead(Protocol):
 
 
 class LayerGate(Protocol):
-    """Changes what heads of one layer ask for: the queries ``[head, token, dim]`` to use instead of those of
-    ``inputs``, which stay as they are."""
+    """Changes what heads of one layer do, chunk by chunk; what it is given stays as it is."""
 
-    def __call__(self, layer: int, inputs: AttentionInputs) -> Tensor: ...
+    def before(self, layer: int, inputs: AttentionInputs) -> AttentionInputs:
+        """What to attend with instead of ``inputs``; readers see it, too."""
+        ...
+
+    def after(self, layer: int, inputs: AttentionInputs, output: Tensor) -> Tensor:
+        """What heads say instead of ``output`` (``[head, row, dim]``), before the output projection."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeyBias:
+    """``delta`` is added to the scaled (and capped) logits of ``heads`` from the packed tokens ``rows`` to ``keys``,
+    which are counted from the first key that those tokens are given."""
+
+    heads: tuple[int, ...]
+    rows: Span
+    keys: tuple[Span, ...]
+    delta: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """From ``layer`` on every row of the batch goes on in so many ``copies``: copy c of row r is row c * rows + r.
+
+    What stands below is computed once for all of them.
+    """
+
+    layer: int
+    copies: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,7 +191,8 @@ class AttentionInputs:
 
     ``own_weights`` gives the family's own attention matrices of these very inputs, ``[head, token, token]`` float32,
     every token seeing the tokens before it: for comparison only, of a pass in one chunk; its memory grows with the
-    square of the length.
+    square of the length. ``parts``: which rows of the batch the tokens belong to, and where in them (only where the
+    layer has a gate); ``biases``: what is added to logits.
     """
 
     rows: Span
@@ -154,6 +203,21 @@ class AttentionInputs:
     window: int | None
     softcap: float | None
     own_weights: Callable[[], Tensor]
+    parts: tuple[Part, ...] = ()
+    biases: tuple[KeyBias, ...] = ()
+
+
+@dataclass(frozen=True)
+class CachedLayout:
+    """A batch of rows, padded on the left, over a cache that holds their earlier tokens.
+
+    ``padding``: places before each row's first token; ``length``: places of every row with those that run now, which
+    are the last ``new`` ones.
+    """
+
+    padding: tuple[int, ...]
+    length: int
+    new: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,12 +225,18 @@ class AttentionCall:
     """The layout of a forward pass and what each verb wants of it.
 
     ``reads``: one reader per layer; ``gates``: one gate per layer, which works before the reader looks, so that gated
-    attention can be read; ``last_layer``: the forward ends inside the attention of this layer, before its output is
-    computed (None: it runs to the end); ``chunk_tokens``: how many tokens go through a layer at once.
+    attention can be read; ``fork``: where rows begin to go on in several copies, which gates can tell apart;
+    ``last_layer``: the forward ends inside the attention of this layer, before its output is computed (None: it runs
+    to the end); ``chunk_tokens``: how many tokens of a packed sequence go through a layer at once.
     """
 
-    layout: PackedLayout
+    layout: PackedLayout | CachedLayout
     reads: Mapping[int, LayerRead] = field(default_factory=dict)
     gates: Mapping[int, LayerGate] = field(default_factory=dict)
+    fork: Fork | None = None
     last_layer: int | None = None
     chunk_tokens: int = CHUNK_TOKENS
+
+    def copies_at(self, layer: int) -> int:
+        """In how many copies every row runs through a layer."""
+        return self.fork.copies if self.fork is not None and layer >= self.fork.layer else 1

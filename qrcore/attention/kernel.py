@@ -16,6 +16,8 @@ from qrcore.records import Span
 
 #: Rows handled at once where a full mask or full logits would be needed; bounds memory to rows x keys.
 _ROWS_AT_ONCE: Final = 512
+#: Added logits held at once (float32: 64 MiB).
+_BIAS_AT_ONCE: Final = 16 * 2**20
 
 
 def packed_attention(inputs: AttentionInputs, layout: PackedLayout) -> Tensor:
@@ -47,10 +49,39 @@ def attention_logits(query: Tensor, key: Tensor, scaling: float, softcap: float 
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
+def key_bias(inputs: AttentionInputs, heads: Sequence[int], rows: Span, keys: Span) -> Tensor | None:
+    """What is added to the logits of ``heads`` from the packed tokens ``rows``, ``[head, row, key]`` float32; None for
+    nothing. ``keys`` are counted as in :class:`~qrcore.attention.call.KeyBias`."""
+    total = None
+    for bias in inputs.biases:
+        here = _overlap(bias.rows, rows)
+        biased = [place for place, head in enumerate(heads) if head in bias.heads]
+        if here is None or not biased:
+            continue
+        if total is None:
+            shape = (len(heads), rows.stop - rows.start, keys.stop - keys.start)
+            total = torch.zeros(shape, device=inputs.query.device)
+        for span in bias.keys:
+            seen = _overlap(span, keys)
+            if seen is not None:
+                columns = slice(seen.start - keys.start, seen.stop - keys.start)
+                total[biased, here.start - rows.start : here.stop - rows.start, columns] += bias.delta
+    return total
+
+
+def _overlap(one: Span, other: Span) -> Span | None:
+    start, stop = max(one.start, other.start), min(one.stop, other.stop)
+    return Span(start, stop) if start < stop else None
+
+
 def _attend_together(inputs: AttentionInputs, before: Span, blocks: Sequence[Block]) -> list[Tensor]:
     """Outputs of neighbouring blocks that see the same tokens before them."""
     longest = max(block.rows.stop - block.rows.start for block in blocks) + before.stop - before.start
-    masked = inputs.softcap is not None or (inputs.window is not None and longest > inputs.window)
+    masked = (
+        inputs.softcap is not None
+        or (inputs.window is not None and longest > inputs.window)
+        or any(_overlap(bias.rows, block.rows) for bias in inputs.biases for block in blocks)
+    )
     if masked:
         return [_attend_masked(inputs, block) for block in blocks]
     if _gives_logsumexp(inputs.query):
@@ -99,32 +130,41 @@ def _attend_masked(inputs: AttentionInputs, block: Block) -> Tensor:
     query = _rows(inputs, block.rows)
     key, value = seen_by(inputs.key, block), seen_by(inputs.value, block)
     first = block.before.stop - block.before.start
-    outputs = [
-        _attend_masked_rows(inputs, query[:, rows], key, value, first + rows.start)
-        for rows in _row_chunks(query.shape[1])
-    ]
+    outputs = []
+    at_once = (
+        min(_ROWS_AT_ONCE, max(1, _BIAS_AT_ONCE // (len(query) * key.shape[1]))) if inputs.biases else _ROWS_AT_ONCE
+    )
+    for rows in _row_chunks(query.shape[1], at_once):
+        packed = Span(block.rows.start + rows.start, block.rows.start + rows.stop)
+        outputs.append(_attend_masked_rows(inputs, query[:, rows], key, value, first + rows.start, packed))
     return torch.cat(outputs, dim=1)
 
 
-def _row_chunks(rows: int) -> Iterator[slice]:
-    for start in range(0, rows, _ROWS_AT_ONCE):
-        yield slice(start, min(start + _ROWS_AT_ONCE, rows))
+def _row_chunks(rows: int, at_once: int) -> Iterator[slice]:
+    for start in range(0, rows, at_once):
+        yield slice(start, min(start + at_once, rows))
 
 
 def _attend_masked_rows(
-    inputs: AttentionInputs, query: Tensor, key: Tensor, value: Tensor, first_position: int
+    inputs: AttentionInputs, query: Tensor, key: Tensor, value: Tensor, first_position: int, packed: Span
 ) -> Tensor:
+    """Rows (the tokens ``packed``) whose first one has ``first_position`` among the keys."""
     last_position = first_position + query.shape[1] - 1
     first_key = 0 if inputs.window is None else max(0, first_position - inputs.window + 1)
     seen = slice(first_key, last_position + 1)
+    bias = key_bias(inputs, range(len(query)), packed, Span(first_key, last_position + 1))
     query, key, value = _by_group(query, key[:, seen], value[:, seen])
     row_positions = torch.arange(first_position, last_position + 1, device=query.device)
     key_positions = torch.arange(first_key, last_position + 1, device=query.device)
     mask = visible(row_positions, key_positions, inputs.window)
+    if bias is not None:
+        bias = bias.masked_fill_(~mask, float("-inf")).unflatten(0, query.shape[:2])
     if inputs.softcap is None:
+        mask = mask if bias is None else bias.to(query.dtype)
         output = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=inputs.scaling)
         return output.flatten(0, 1)
-    logits = attention_logits(query, key, inputs.scaling, inputs.softcap).masked_fill(~mask, float("-inf"))
+    logits = attention_logits(query, key, inputs.scaling, inputs.softcap)
+    logits = logits.masked_fill(~mask, float("-inf")) if bias is None else logits + bias
     weights = torch.softmax(logits, dim=-1, dtype=torch.float32)
     return torch.matmul(weights.to(value.dtype), value).flatten(0, 1)
 

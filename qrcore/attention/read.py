@@ -23,7 +23,7 @@ from qrcore.attention.call import (
     PackedLayout,
     Segment,
 )
-from qrcore.attention.kernel import attention_logits, seen_by, visible
+from qrcore.attention.kernel import attention_logits, key_bias, seen_by, visible
 from qrcore.heads import Head
 from qrcore.records import Span
 
@@ -129,12 +129,23 @@ class LayerReader:
         rows_at_once = max(1, LOGITS_AT_ONCE // (len(members) * key.shape[0]))
         for start in range(0, query.shape[1], rows_at_once):
             chunk = query[:, start : start + rows_at_once].float()
-            total = total + _attention_sum(chunk, key, inputs, first_position + start)
+            packed = suffix.rows.start + rows.start + start
+            bias = key_bias(
+                inputs,
+                [head.head for head in members],
+                Span(packed, packed + chunk.shape[1]),
+                Span(0, key.shape[0]),
+            )
+            total = total + _attention_sum(chunk, key, inputs, first_position + start, bias)
         return total / query.shape[1]
 
 
-def _attention_sum(query: Tensor, key: Tensor, inputs: AttentionInputs, first_position: int) -> Tensor:
+def _attention_sum(
+    query: Tensor, key: Tensor, inputs: AttentionInputs, first_position: int, bias: Tensor | None
+) -> Tensor:
     logits = attention_logits(query, key, inputs.scaling, inputs.softcap)
+    if bias is not None:
+        logits = logits + bias
     row_positions = torch.arange(first_position, first_position + query.shape[1], device=query.device)
     allowed = visible(row_positions, torch.arange(key.shape[0], device=query.device), inputs.window)
     return torch.softmax(logits.masked_fill(~allowed, float("-inf")), dim=-1).sum(dim=1)

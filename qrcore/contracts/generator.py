@@ -1,54 +1,33 @@
-"""The contract of what answers questions from contexts."""
+"""The contract of methods that answer: prompts in, text in tokens out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from qrcore.errors import ScoreError
-from qrcore.records import Document
+from qrcore.models import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked: ``query`` over ``documents`` in the model's own retrieval prompt, or, where there is a ``text``,
-    that text as the user's turn."""
+class Generated:
+    """The new tokens of one prompt; ``ended``: an end token came, not the limit; ``figures``: what the method tells of
+    it beside the text, by name."""
 
-    query: str
-    documents: tuple[Document, ...] = ()
-    text: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came; ``ended``: the model ended by itself, not by the limit."""
-
-    text: str
-    prompt_tokens: int
-    new_tokens: int
+    ids: tuple[int, ...]
     ended: bool
-
-
-@dataclass(frozen=True, slots=True)
-class GeneratorIdentity:
-    """What a loaded generator is, in plain values."""
-
-    revision: str | None
-    weights_sha256: str
-    setup_sha256: str
-    prompt_sha256: str
-    dtype: str
-    device: str
-    max_tokens: int
+    figures: Mapping[str, float]
 
 
 class Generator(Protocol):
-    """Answers with one model and fixed settings."""
+    """Answers prompts with one language model, greedily."""
 
     @property
-    def identity(self) -> GeneratorIdentity: ...
+    def settings(self) -> Mapping[str, Any]:
+        """Everything beside model and prompts that answers depend on, in plain values."""
+        ...
 
-    def answer_many(self, questions: Sequence[Question]) -> list[Answer | ScoreError]:
-        """An answer, or why there is none, to each question in order."""
+    def answers(self, model: LanguageModel, prompts: Sequence[Sequence[int]]) -> list[Generated | ScoreError]:
+        """The answer to each prompt in order, or why there is none."""
         ...

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from qrcore.records import Order
 
-MethodKind = Literal["scorer", "detector", "baseline", "copy_detector"]
+MethodKind = Literal["scorer", "detector", "baseline", "copy_detector", "influence", "generator", "audit"]
 
 
 @dataclass(frozen=True, slots=True)

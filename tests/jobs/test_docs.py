@@ -9,6 +9,7 @@ import pytest
 from jobs.job_configs import JOB_CONFIGS, config_of
 from jobs.shell import HELD
 from pipelines.answer_worker import ANSWER_FIELDS
+from pipelines.influence.rows import INFLUENCE_SCHEMA
 from pipelines.needle_columns import NEEDLE_FIELDS
 from pipelines.prepare.recipes import names
 from pipelines.prepare.records import shard_schema
@@ -40,8 +41,14 @@ def test_every_job_has_its_page_and_its_sections_are_named() -> None:
 
 def test_output_columns_are_all_named() -> None:
     pages = job_pages()
-    columns = {"rerank": RANKING_FIELDS, "select": BUNDLE_FIELDS, "prepare": shard_schema(()), "needles": NEEDLE_FIELDS}
-    columns["answer"] = ANSWER_FIELDS
+    columns = {
+        "rerank": RANKING_FIELDS,
+        "select": BUNDLE_FIELDS,
+        "answer": ANSWER_FIELDS,
+        "prepare": shard_schema(()),
+        "needles": NEEDLE_FIELDS,
+        "influence": INFLUENCE_SCHEMA,
+    }
     for job, fields in columns.items():
         for field in fields:
             assert f"`{field.name}" in pages[job], (job, field.name)

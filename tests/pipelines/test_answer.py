@@ -24,7 +24,7 @@ from pipelines.schemas import INPUT_SCHEMA
 from pipelines.side_files import read_side_file
 from pipelines.storage import StorageOptions
 from pipelines.units import UnitRows
-from qrcore.contracts.generator import Answer, GeneratorIdentity, Question
+from qrcore.contracts.answerer import Answer, AnswererIdentity, Question
 from qrcore.errors import ConfigError, InputError, ScoreError
 from tests.pipelines.test_rerank import Recorder
 from tests.pipelines.test_score_select import selected
@@ -41,8 +41,8 @@ class Parrot:
         self.asked: list[Question] = []
 
     @property
-    def identity(self) -> GeneratorIdentity:
-        return GeneratorIdentity(None, "w", "s", "p", "float32", "cpu", 100)
+    def identity(self) -> AnswererIdentity:
+        return AnswererIdentity(None, "w", "s", "p", "float32", "cpu", 100)
 
     def answer_many(self, questions: Sequence[Question]) -> list[Answer | ScoreError]:
         self.asked += questions
@@ -185,11 +185,11 @@ def test_a_run_answers_from_bundles(tmp_path: Path) -> None:
     assert [[d.doc_id for d in one.documents] for one in contexts if isinstance(one, Context)] == [
         [segment["doc_id"] for segment in bundle["segments"]] for bundle in kept[:3]
     ]
-    generator = answer.open_generator(answer.GeneratorSettings(MODEL, max_new_tokens=4))
+    answerer = answer.open_answerer(answer.AnswererSettings(MODEL, max_new_tokens=4))
     questions = [
         Question(one["query"], c.documents) for one, c in zip(rows, contexts, strict=True) if isinstance(c, Context)
     ]
-    expected = [one.text for one in generator.answer_many(questions) if isinstance(one, Answer)]
+    expected = [one.text for one in answerer.answer_many(questions) if isinstance(one, Answer)]
     assert [one["answer"] for one in found[:3]] == expected
     report = read_side_file(result.run_uri, result.manifest.side_files, "report.json", StorageOptions())
     assert (report["result"]["scored"], report["measures"]["sub_em"]["n"]) == (3, 3)

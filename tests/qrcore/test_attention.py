@@ -217,7 +217,7 @@ def test_inputs_carry_the_layers_own_settings() -> None:
     module = _AttentionLayer()
     states = torch.randn(1, 2, 3, 4)
     call = AttentionCall(PackedLayout.of_one(2, (1,)), reads={1: lambda layer, inputs: seen.append(inputs)})
-    running = attach._Pass(call, Span(0, 3))
+    running = attach._PackedPass(call, PackedLayout.of_one(2, (1,)), rows=Span(0, 3))
     output, weights = attach._attention_function(
         module,
         states,
@@ -234,7 +234,7 @@ def test_inputs_carry_the_layers_own_settings() -> None:
     assert (seen[0].scaling, seen[0].window, seen[0].softcap) == (0.3, 7, 2.0)
     assert (seen[1].scaling, seen[1].window, seen[1].softcap) == (0.5, None, None)
     assert output.shape == (1, 3, 2, 4) and weights is None
-    alone = packed_attention(replace(seen[0]), call.layout)
+    alone = packed_attention(replace(seen[0]), running.layout)
     torch.testing.assert_close(output[0].transpose(0, 1), alone)
 
 

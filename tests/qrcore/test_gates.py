@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from qrcore.attention.attach import run
-from qrcore.attention.call import AttentionCall, PackedLayout
+from qrcore.attention.call import AttentionCall, AttentionInputs, PackedLayout
 from qrcore.attention.gate import uniform
 from qrcore.attention.logits import next_token_logits
 from qrcore.attention.read import LayerReader
@@ -124,11 +124,15 @@ def test_what_the_layer_computed_is_left_alone() -> None:
     seen: list[tuple[Tensor, Tensor]] = []
 
     class Gate:
-        def __call__(self, layer: int, inputs: Any) -> Tensor:
-            query = uniform([Head(1, 2)])[1](layer, inputs)
-            seen.append((inputs.query.clone(), query))
-            assert torch.equal(inputs.query, seen[-1][0])
-            return query
+        def before(self, layer: int, inputs: AttentionInputs) -> AttentionInputs:
+            before = inputs.query.clone()
+            gated = uniform([Head(1, 2)])[1].before(layer, inputs)
+            seen.append((before, gated.query))
+            assert torch.equal(inputs.query, before)
+            return gated
+
+        def after(self, layer: int, inputs: AttentionInputs, output: Tensor) -> Tensor:
+            return output
 
     next_token_logits(_model("llama"), _ids("llama"), 1, {1: Gate()})
     ((before, after),) = seen

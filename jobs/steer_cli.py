@@ -1,0 +1,56 @@
+"""Commands that hold heads back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from jobs.settings import validate
+from jobs.shell import Assignments, Config, Debug, Heads, Model, Name, Output, exit_code, gather, guarded
+
+
+def influence(
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="Parquet documents (doc_id, domain, text); repeatable.")
+    ] = None,
+    output: Output = None,
+    model: Model = None,
+    heads: Heads = None,
+    top: Annotated[float | None, typer.Option(help="Share of each domain that is selected, 0 to 1.")] = None,
+    controls: Annotated[int | None, typer.Option(help="Sets of other heads to compare with.")] = None,
+    name: Name = None,
+    allow_model_mismatch: Annotated[
+        bool, typer.Option("--allow-model-mismatch", help="Use heads found for another revision or other weights.")
+    ] = False,
+    config: Config = None,
+    assignments: Assignments = None,
+    debug: Debug = False,
+) -> None:
+    """Score documents by how much worse a model predicts them without its retrieval heads, and select the top."""
+    flags = {
+        "input.uris": inputs or None,
+        "output.uri": output,
+        "model.id": model,
+        "model.heads": heads,
+        "model.on_mismatch": "warn" if allow_model_mismatch else None,
+        "selection.fraction": top,
+        "mask.controls": controls,
+        "name": name,
+    }
+    raise typer.Exit(guarded(lambda: _influence(config, flags, assignments or []), debug))
+
+
+def _influence(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
+    from jobs.console import ConsoleObserver, show_result
+    from jobs.influence import InfluenceConfig
+    from jobs.influence import influence as run_influence
+    from jobs.native_output import native_stderr_held
+
+    config = validate(InfluenceConfig, gather(config_file, flags, assignments))
+    console = Console()
+    with native_stderr_held(), ConsoleObserver(console) as observer:
+        result = run_influence(config, observer)
+    show_result(console, result)
+    return exit_code(result.manifest.failed, len(result.manifest.skipped_files))

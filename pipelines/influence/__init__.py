@@ -1,0 +1,1 @@
+"""Scoring documents by what a model's retrieval heads do for them."""
