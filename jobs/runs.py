@@ -212,7 +212,7 @@ def _plan(config: str | None, flags: dict[str, Any], assignments: list[str], tok
     settings = pipeline_settings(validate(RerankConfig, gather(config, flags, assignments)), os.environ)
     scorer = on_requested_device(settings.scorer, settings.run.pool)
     with native_stderr_held():
-        found = estimate(settings.run, scorer, tokens_per_s)
+        found = estimate(settings.run, scorer, tokens_per_s, settings.contexts.window_tokens)
     show_estimate(Console(), found, settings.run.pool.actors)
     return _FINE
 

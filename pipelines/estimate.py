@@ -48,8 +48,14 @@ class Estimate:
         return self.memory.total + self.text_bytes
 
 
-def estimate(settings: RunSettings, scorer: ScorerSettings, tokens_per_s: float | None = None) -> Estimate:
-    """What a re-ranking run would do and take; reads the input once. Raises errors of :mod:`qrcore.errors`."""
+def estimate(
+    settings: RunSettings,
+    scorer: ScorerSettings,
+    tokens_per_s: float | None = None,
+    window_tokens: int | None = None,
+) -> Estimate:
+    """What a re-ranking run would do and take; reads the input once. ``window_tokens``: of a prompt at most, None: what
+    the model is made for. Raises errors of :mod:`qrcore.errors`."""
     files = list_inputs(settings.inputs, settings.storage)
     with ray_session(settings.cluster):
         surveys = survey_files(files, settings.storage)
@@ -59,7 +65,7 @@ def estimate(settings: RunSettings, scorer: ScorerSettings, tokens_per_s: float 
     largest = max((int(survey.row_tokens.max(initial=0)) for survey in usable), default=0)
     rate = tokens_per_s or _last_rate(settings)
     depth, layers, longest = _depth(scorer)
-    pass_tokens = max(min(largest, longest), min(tokens, scorer.engine.pack_tokens))
+    pass_tokens = max(min(largest, longest, window_tokens or longest), min(tokens, scorer.engine.pack_tokens))
     largest_unit = max((unit.bytes for unit in units), default=0)
     return Estimate(
         files=len(files),

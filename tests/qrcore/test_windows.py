@@ -128,5 +128,5 @@ def test_limits_are_the_smallest_of_what_there_is() -> None:
     assert (found.window_tokens, found.pass_tokens, found.max_document_tokens) == (1000, 600, 150)
     assert ContextSettings(window_tokens=9000).within(4096, sight=512).window_tokens == 512
     assert ContextSettings(max_document_tokens=7).within(4096).max_document_tokens == 7
-    with pytest.raises(ConfigError, match="engine.memory_bytes: expected room"):
+    with pytest.raises(ConfigError, match=r"engine\.memory_bytes: expected room"):
         TOURNAMENT.within(4096, largest_pass=0)
