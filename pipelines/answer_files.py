@@ -13,6 +13,7 @@ from pipelines.commit import StoredUnit
 from pipelines.measures import paired_bootstrap
 from pipelines.plan import Plan
 from pipelines.report.distributions import distribution
+from pipelines.report.parts import committed_run
 from pipelines.report.records import Distribution, Record, Run
 from pipelines.run import RunResult
 from pipelines.side_files import ErrorLines, read_side_file
@@ -122,22 +123,11 @@ class AnswerFiles:
 
     def finish(self, run_uri: str, driver: str, *, resumed: bool) -> AnswerReport:
         """The report of everything that was watched."""
-        counts, plan, now = self._counts, self._plan, datetime.now(UTC)
+        counts, plan = self._counts, self._plan
         whole = {pair: claims for pair, claims in self._pairs.items() if len(claims) == 2}
         pairs = {pair: claims for pair, claims in whole.items() if pair not in self._incomplete}
         return AnswerReport(
-            run=Run(
-                run_id=plan.run_id,
-                job=plan.job,
-                name=plan.name,
-                status="committed",
-                started_at=self._started_at,
-                finished_at=now,
-                seconds=(now - self._started_at).total_seconds(),
-                output=run_uri,
-                driver=driver,
-                resumed=resumed,
-            ),
+            run=committed_run(plan, run_uri, driver, self._started_at, datetime.now(UTC), resumed=resumed),
             result=AnswerResult(
                 rows=counts["rows"],
                 scored=counts["scored"],

@@ -13,7 +13,7 @@ from pipelines.labels import Qrels
 from pipelines.plan import Plan
 from pipelines.report.bundle_page import render_bundles
 from pipelines.report.bundles import BundleCounts
-from pipelines.report.records import Run
+from pipelines.report.parts import committed_run
 from pipelines.rows import Row
 from pipelines.side_files import ErrorLines
 from pipelines.storage import Storage, join
@@ -80,23 +80,9 @@ class BundleFiles:
         storage.create_from_file(join(run_uri, folder, "chat.jsonl"), self._chat)
         self._chat.close()
         errors = self._errors.write(storage, run_uri, folder)
-        report = self._counts.finish(self._run(run_uri, driver, resumed))
+        run = committed_run(self._plan, run_uri, driver, self._started_at, datetime.now(UTC), resumed=resumed)
+        report = self._counts.finish(run)
         contents = {"report.json": report.model_dump_json(indent=1), "report.html": render_bundles(report)}
         for name, text in contents.items():
             storage.create(join(run_uri, folder, name), text.encode())
         return [f"{folder}/chat.jsonl", errors, *(f"{folder}/{name}" for name in contents)]
-
-    def _run(self, run_uri: str, driver: str, resumed: bool) -> Run:
-        now = datetime.now(UTC)
-        return Run(
-            run_id=self._plan.run_id,
-            job=self._plan.job,
-            name=self._plan.name,
-            status="committed",
-            started_at=self._started_at,
-            finished_at=now,
-            seconds=(now - self._started_at).total_seconds(),
-            output=run_uri,
-            driver=driver,
-            resumed=resumed,
-        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +12,8 @@ from pydantic import Field
 from pipelines.prepare.verify import Marker
 from pipelines.report.distributions import distribution
 from pipelines.report.html import histogram, page_environment
-from pipelines.report.records import Distribution, ErrorExample, ErrorGroup, Record, Run, SourceRow
+from pipelines.report.parts import FailedRows, committed_run
+from pipelines.report.records import Distribution, ErrorGroup, Record, Run
 from pipelines.side_files import ErrorLines
 from pipelines.storage import Storage, join
 
@@ -82,8 +82,7 @@ class PrepareReportBuilder:
         self._numbers: dict[str, list[np.ndarray]] = {"candidates": [], "characters": [], "longest": []}
         self._seen = np.zeros(0, dtype=np.uint64)
         self._doubled: list[str] = []
-        self._errors: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        self._error_counts: Counter[tuple[str, str]] = Counter()
+        self._failed = FailedRows(_EXAMPLES)
         self._lines = ErrorLines()
 
     def add(self, marker: Marker) -> None:
@@ -98,7 +97,8 @@ class PrepareReportBuilder:
         self._add_duplicates(marker)
         self._add_gold(marker)
         for row in marker.errors:
-            self._add_error(row)
+            self._lines.add_row(row)
+            self._failed.add(row)
 
     def _add_duplicates(self, marker: Marker) -> None:
         _, first = np.unique(marker.query_hashes, return_index=True)
@@ -117,31 +117,13 @@ class PrepareReportBuilder:
         self._counts["gold_missing"] += int(marker.gold_missing.sum())
         self._counts["no_gold_found"] += int(((marker.gold > 0) & (marker.gold == marker.gold_missing)).sum())
 
-    def _add_error(self, row: dict[str, Any]) -> None:
-        self._lines.add_row(row)
-        key = (row["error"]["code"], row["error"]["kind"])
-        self._error_counts[key] += 1
-        if len(kept := self._errors.setdefault(key, [])) < _EXAMPLES:
-            kept.append(row)
-
     def finish(
         self, plan: PreparePlan, recipe: str, output: str, driver: str, started: datetime, *, resumed: bool
     ) -> PrepareReport:
         """The report of a run whose units were all taken in."""
-        counts, now = self._counts, datetime.now(UTC)
+        counts = self._counts
         return PrepareReport(
-            run=Run(
-                run_id=plan.run_id,
-                job=plan.job,
-                name=plan.name,
-                status="committed",
-                started_at=started,
-                finished_at=now,
-                seconds=(now - started).total_seconds(),
-                output=output,
-                driver=driver,
-                resumed=resumed,
-            ),
+            run=committed_run(plan, output, driver, started, datetime.now(UTC), resumed=resumed),
             recipe=recipe,
             inputs=len(plan.files),
             result=PreparedResult(
@@ -153,7 +135,7 @@ class PrepareReportBuilder:
                 shard_bytes=sum(self._sizes),
                 largest_shard=max(self._sizes, default=0),
             ),
-            errors=tuple(self._groups()),
+            errors=self._failed.groups(),
             candidates=self._distribution("candidates"),
             characters=self._distribution("characters"),
             longest=self._distribution("longest"),
@@ -178,22 +160,12 @@ class PrepareReportBuilder:
         values = self._numbers[name]
         return distribution(np.concatenate(values).tolist() if values else [])
 
-    def _groups(self) -> Sequence[ErrorGroup]:
-        return [
-            ErrorGroup(code=key[0], kind=key[1], count=count, examples=tuple(map(_example, self._errors[key])))
-            for key, count in self._error_counts.most_common()
-        ]
-
     def write(self, storage: Storage, run_uri: str, folder: str, report: PrepareReport) -> list[str]:
         """Put errors.jsonl, report.json and report.html; their paths within the run."""
         errors = self._lines.write(storage, run_uri, folder)
         storage.create(join(run_uri, folder, "report.json"), report.model_dump_json(indent=1).encode())
         storage.create(join(run_uri, folder, "report.html"), render(report).encode())
         return [errors, *(f"{folder}/{name}" for name in ("report.json", "report.html"))]
-
-
-def _example(row: dict[str, Any]) -> ErrorExample:
-    return ErrorExample(query_id=row["query_id"], source=SourceRow(**row["source"]), message=row["error"]["message"])
 
 
 def render(report: PrepareReport) -> str:

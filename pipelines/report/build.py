@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,10 +17,10 @@ from pipelines.report import model
 from pipelines.report.costs import cost_of
 from pipelines.report.distributions import ContextCounts, distribution
 from pipelines.report.pace import throughput, unit_of, wall_seconds
+from pipelines.report.parts import FailedRows, asked_of, committed_run
 from qrcore.matching import length_warnings
 from qrcore.records import DETECTION_QUERY
 
-_EXAMPLES_PER_CODE: Final = 3
 _EXAMPLES_WITHOUT_LABELS: Final = 3
 _MOVEMENT_DEPTH: Final = 20
 # A pause between units that is longer than this is downtime, not work.
@@ -66,8 +66,7 @@ class ReportBuilder:
         self._orders = _Orders()
         self._footers: list[dict[str, Any]] = []
         self._output_bytes = 0
-        self._errors: Counter[tuple[str, str]] = Counter()
-        self._error_examples: dict[str, list[model.ErrorExample]] = defaultdict(list)
+        self._failed = FailedRows()
         self._prompt_tokens: list[int] = []
         self._prompt_lengths: list[int] = []  # of one prompt, where a row took several
         self._candidates: list[int] = []
@@ -84,15 +83,7 @@ class ReportBuilder:
             if row["error"] is None:
                 self._add_ranking(row)
             else:
-                self._add_error(row)
-
-    def _add_error(self, row: Mapping[str, Any]) -> None:
-        error = row["error"]
-        self._errors[(error["code"], error["kind"])] += 1
-        examples = self._error_examples[error["code"]]
-        if len(examples) < _EXAMPLES_PER_CODE:
-            source = model.SourceRow(uri=row["source"]["uri"], row=row["source"]["row"])
-            examples.append(model.ErrorExample(query_id=row["query_id"], source=source, message=error["message"]))
+                self._failed.add(row)
 
     def _add_ranking(self, row: Mapping[str, Any]) -> None:
         ranking = row["ranking"]
@@ -126,8 +117,10 @@ class ReportBuilder:
         """The report of everything that was added; ``queries`` looks up the texts of the examples, None: has none."""
         totals = {name: sum(footer[name] for footer in self._footers) for name in _SUMMED}
         return model.RunReport(
-            run=self._run(facts),
-            asked=self._asked(),
+            run=committed_run(
+                self._plan, facts.output, facts.driver, facts.started_at, facts.finished_at, resumed=facts.resumed
+            ),
+            asked=asked_of(self._plan),
             result=model.Result(
                 rows=totals["rows"],
                 scored=totals["scored"],
@@ -136,7 +129,7 @@ class ReportBuilder:
                 objects=len(self._footers),
                 output_bytes=self._output_bytes,
             ),
-            errors=self._error_groups(),
+            errors=self._failed.groups(),
             throughput=throughput(
                 self._plan.config,
                 self._footers,
@@ -160,36 +153,6 @@ class ReportBuilder:
             examples=self._examples(queries) if queries else (),
             provenance=_provenance(self._plan),
             warnings=(*self._plan.provenance.get("warnings", ()), *self.warnings),
-        )
-
-    def _run(self, facts: RunFacts) -> model.Run:
-        return model.Run(
-            run_id=self._plan.run_id,
-            job=self._plan.job,
-            name=self._plan.name,
-            status="committed",
-            started_at=facts.started_at,
-            finished_at=facts.finished_at,
-            seconds=(facts.finished_at - facts.started_at).total_seconds(),
-            output=facts.output,
-            driver=facts.driver,
-            resumed=facts.resumed,
-        )
-
-    def _asked(self) -> model.Asked:
-        plan = self._plan
-        return model.Asked(
-            inputs=tuple(model.InputFile(uri=f.uri, rows=f.rows, bytes=f.size) for f in plan.files),
-            skipped_files=tuple(model.SkippedFile(uri=f.uri, reason=f.reason) for f in plan.skipped_files),
-            rows=plan.rows,
-            units=len(plan.units),
-            config=plan.config,
-        )
-
-    def _error_groups(self) -> tuple[model.ErrorGroup, ...]:
-        return tuple(
-            model.ErrorGroup(code=code, kind=kind, count=count, examples=tuple(self._error_examples[code]))
-            for (code, kind), count in self._errors.most_common()
         )
 
     def _movement(self) -> model.Movement | None:

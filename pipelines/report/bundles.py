@@ -15,11 +15,11 @@ from pipelines.labels import Qrels
 from pipelines.measures import paired_bootstrap
 from pipelines.plan import Plan
 from pipelines.report.distributions import distribution
-from pipelines.report.model import Asked, InputFile, SkippedFile
-from pipelines.report.records import Distribution, ErrorExample, ErrorGroup, Record, Run, SourceRow
+from pipelines.report.model import Asked
+from pipelines.report.parts import FailedRows, asked_of
+from pipelines.report.records import Distribution, ErrorGroup, Record, Run
 from qrcore.records import DETECTION_QUERY
 
-_EXAMPLES: Final = 3
 _BOOTSTRAP_SEED: Final = 20250609
 
 
@@ -100,8 +100,7 @@ class BundleCounts:
     numbers: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     found: dict[str, tuple[int, int]] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
-    error_counts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    error_examples: dict[str, list[ErrorExample]] = field(default_factory=lambda: defaultdict(list))
+    failed: FailedRows = field(default_factory=FailedRows)
     judged_tokens: int = 0
 
     def add(self, stored: StoredUnit) -> None:
@@ -111,7 +110,7 @@ class BundleCounts:
             if row["error"] is None:
                 self._add_bundle(row)
             else:
-                self._add_error(row)
+                self.failed.add(row)
 
     def _add_bundle(self, row: Mapping[str, Any]) -> None:
         for name in ("context_tokens", "source_tokens", "windows", "final_items"):
@@ -131,31 +130,15 @@ class BundleCounts:
             self.found[row["query_id"]] = (len(gold & kept), len(gold))
             self.judged_tokens += row["context_tokens"]
 
-    def _add_error(self, row: Mapping[str, Any]) -> None:
-        error = row["error"]
-        self.error_counts[(error["code"], error["kind"])] += 1
-        if len(examples := self.error_examples[error["code"]]) < _EXAMPLES:
-            source = SourceRow(uri=row["source"]["uri"], row=row["source"]["row"])
-            examples.append(ErrorExample(query_id=row["query_id"], source=source, message=error["message"]))
-
     def finish(self, run: Run) -> BundleReport:
         """The report of everything that was added."""
         plan = self.plan
         return BundleReport(
             run=run,
             told=plan.provenance["told"],
-            asked=Asked(
-                inputs=tuple(InputFile(uri=f.uri, rows=f.rows, bytes=f.size) for f in plan.files),
-                skipped_files=tuple(SkippedFile(uri=f.uri, reason=f.reason) for f in plan.skipped_files),
-                rows=plan.rows,
-                units=len(plan.units),
-                config=plan.config,
-            ),
+            asked=asked_of(plan),
             result=self._result(),
-            errors=tuple(
-                ErrorGroup(code=code, kind=kind, count=count, examples=tuple(self.error_examples[code]))
-                for (code, kind), count in self.error_counts.most_common()
-            ),
+            errors=self.failed.groups(),
             tokens=self._tokens(),
             rounds=Rounds(
                 in_rounds=sum(windows > 1 for windows in self.numbers["windows"]),
