@@ -117,8 +117,8 @@ def _reading_without(setting: str) -> Patch:
     def reads_changed(patch: pytest.MonkeyPatch) -> None:
         attention_sum = read._attention_sum
 
-        def changed(query: Tensor, key: Tensor, inputs: AttentionInputs, first_position: int) -> Tensor:
-            return attention_sum(query, key, replace(inputs, **changes), first_position)
+        def changed(query: Tensor, key: Tensor, inputs: AttentionInputs, *place_and_bias: Any) -> Tensor:
+            return attention_sum(query, key, replace(inputs, **changes), *place_and_bias)
 
         patch.setattr(read, "_attention_sum", changed)
 
