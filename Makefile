@@ -34,8 +34,10 @@ $(STAMP): pyproject.toml infra/constraints.txt
 demo: venv
 	$(BIN)/qrbatch demo --output $(DEMO_OUTPUT)
 
+# TEST_PROCESSES: each takes a Ray of its own; tests of one file stay in one of them.
+TEST_PROCESSES ?= 2
 test: venv
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" -n $(TEST_PROCESSES) --dist loadfile
 
 test-slow: venv
 	$(BIN)/python -m pytest -q -m slow

@@ -20,7 +20,7 @@ from pipelines.run import RunResult
 from pipelines.storage import Storage
 from qrcore.errors import ErrorLimitError, IncompleteRunError, RunError
 from tests.drivers import start_driver
-from tests.shards import row, write_shard
+from tests.shards import candidates, row, write_shard
 from tests.stubs import Quiet, StubJob, run_stub, stub_settings
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -177,7 +177,8 @@ def _finish(driver: subprocess.Popen[str]) -> str:
 
 def test_a_second_driver_stops_with_exit_6_or_helps_from_the_other_end(tmp_path: Path) -> None:
     go = tmp_path / "go"
-    rows = [row(f"q{i}", query="good" if i < 4 else f"until:{go}") for i in range(60)]
+    rows = [row(f"q{i}", query="good", candidates=candidates(40)) for i in range(4)]  # the longest are done first
+    rows += [row(f"q{i}", query=f"until:{go}") for i in range(4, 60)]
     write_shard(tmp_path / "in" / "1.parquet", rows)
     places = (str(tmp_path / "in"), str(tmp_path / "out"))
     first = start_driver(tmp_path, *places, units={"max_rows": 2})

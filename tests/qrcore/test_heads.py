@@ -44,6 +44,7 @@ FULL = HeadSet(
     method_settings={"top": 2, "nested": {"a": [1, 2]}},
     detection_data="lme",
     dataset_sha256="1" * 64,
+    detection_queries=("0123456789abcdef",),
     examples=70,
     prompt=PLAIN,
     null_query="N/A",
