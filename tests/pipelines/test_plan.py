@@ -157,6 +157,12 @@ def test_rows_over_the_same_candidates_stay_together_where_a_unit_can_hold_them(
             assert sum(number in lists[unit.start : unit.stop] for unit in units) == 1
 
 
+def test_what_no_unit_can_hold_is_cut_as_if_its_candidates_differed() -> None:
+    sizes, lists = [5] * 6, [0, 1, 1, 1, 1, 1]
+    assert [(unit.start, unit.stop) for unit in cut_units([_survey_of(sizes, lists)], "c", 15, 10)] == [(0, 3), (3, 6)]
+    assert [(unit.start, unit.stop) for unit in cut_units([_survey_of(sizes, lists)], "c", 99, 4)] == [(0, 4), (4, 6)]
+
+
 def test_rows_over_the_same_candidates_are_known_by_titles_and_texts(tmp_path: Path) -> None:
     one, other = candidates(3, seed=1), candidates(3, seed=2)
     renamed = [{**entry, "doc_id": f"x{entry['doc_id']}", "score": 0.0} for entry in one]
