@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _FINE: Final = 0
 _WRONG: Final = 1
+_MIB: Final = 2**20
 _GIB: Final = 2**30
 _MOST_SHOWN: Final = 200
 
@@ -238,8 +239,10 @@ def show_estimate(console: Console, found: Estimate, actors: int) -> None:
         "attention of the heads": memory.readings,
         "texts of a unit": found.text_bytes,
     }
-    show_line(
-        console, f"  about {found.actor_bytes / _GIB:.2f} GiB for each of {actors} actors, Python and torch beside it:"
-    )
+    show_line(console, f"  about {_size(found.actor_bytes)} for each of {actors} actors, Python and torch beside it:")
     for name, size in parts.items():
-        show_line(console, f"    {size / _GIB:6.2f} GiB  {name}")
+        show_line(console, f"    {_size(size):>9}  {name}")
+
+
+def _size(size: int) -> str:
+    return f"{size / _GIB:.2f} GiB" if size >= _GIB else f"{size / _MIB:.1f} MiB"

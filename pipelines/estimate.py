@@ -17,6 +17,7 @@ from pipelines.surveys import survey_files
 
 if TYPE_CHECKING:
     from qrcore.memory import PassBytes, PassMemory
+    from qrcore.models import ModelSource
 
 #: Memory of a worker beside its model, in units of ``units.max_bytes``; measured in tests/benchmarks (durable runs).
 WORKER_BYTES_PER_UNIT_BYTE: Final = 8.0
@@ -64,8 +65,9 @@ def estimate(
     tokens = sum(unit.tokens for unit in units)
     largest = max((int(survey.row_tokens.max(initial=0)) for survey in usable), default=0)
     rate = tokens_per_s or _last_rate(settings)
-    depth, layers, longest = _depth(scorer)
-    pass_tokens = max(min(largest, longest, window_tokens or longest), min(tokens, scorer.engine.pack_tokens))
+    depth, source, memory = _model(scorer)
+    longest = min(largest, source.max_tokens, window_tokens or source.max_tokens)
+    pass_tokens = max(longest, min(tokens, scorer.engine.pack_tokens))
     largest_unit = max((unit.bytes for unit in units), default=0)
     return Estimate(
         files=len(files),
@@ -77,9 +79,9 @@ def estimate(
         tokens_per_s=rate,
         hours=tokens / rate / 3600 if rate else None,
         depth=depth,
-        layers=layers,
+        layers=source.shape.layers,
         pass_tokens=pass_tokens,
-        memory=_memory(scorer).predict(pass_tokens),
+        memory=memory.predict(pass_tokens),
         text_bytes=int(WORKER_BYTES_PER_UNIT_BYTE * min(largest_unit, max(settings.unit_bytes, settings.row_bytes))),
     )
 
@@ -98,18 +100,9 @@ def _last_rate(settings: RunSettings) -> float | None:
     return float(rate) if rate else None
 
 
-def _depth(scorer: ScorerSettings) -> tuple[int, int, int]:
-    """Layers that are run, layers that there are, and the longest prompt the model is made for."""
-    from qrcore.heads import resolve_heads  # torch and transformers, which the other commands do not need
-    from qrcore.models import open_model
-
-    source = open_model(scorer.model, scorer.revision)
-    heads = resolve_heads(scorer.heads, source.head_set, source.shape)
-    return heads.depth, source.shape.layers, source.max_tokens
-
-
-def _memory(scorer: ScorerSettings) -> PassMemory:
-    """What weights and passes take on the device that is asked for."""
+def _model(scorer: ScorerSettings) -> tuple[int, ModelSource, PassMemory]:
+    """Layers that are run, the model as its configuration tells it, and what weights and passes take on the device that
+    is asked for."""
     import torch  # which the other commands do not need
 
     from qrcore.heads import resolve_heads
@@ -119,7 +112,7 @@ def _memory(scorer: ScorerSettings) -> PassMemory:
     source = open_model(scorer.model, scorer.revision)
     heads = resolve_heads(scorer.heads, source.head_set, source.shape)
     dtype = torch.float32 if _on_cpu(scorer) else torch.bfloat16
-    return PassMemory.of(source.config, heads.head_list, dtype, scorer.engine.chunk_tokens)
+    return heads.depth, source, PassMemory.of(source.config, heads.head_list, dtype, scorer.engine.chunk_tokens)
 
 
 def _on_cpu(scorer: ScorerSettings) -> bool:

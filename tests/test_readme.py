@@ -112,7 +112,7 @@ def test_the_configuration_runs_as_written(tmp_path: Path) -> None:
     run = qrbatch(planned, tmp_path)
     assert run.exit_code == 0, run.output
     assert "2 files, 3 rows in 2 units" in run.output
-    assert "GiB  weights" in run.output and "GiB for each of 2 actors" in run.output
+    assert "MiB  weights" in run.output and "MiB for each of 2 actors" in run.output
     run = qrbatch(first, tmp_path)
     assert run.exit_code == 3, run.output
     (manifest,) = (tmp_path / "runs").glob("nightly-*/_manifest.json")

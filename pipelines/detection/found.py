@@ -26,7 +26,13 @@ Floats = npt.NDArray[np.float64]
 FEW_EXAMPLES = 8
 _QUANTILES = (5, 50, 95)
 _READ = [
-    *("query_id", "relevant", "relevant_elsewhere", "methods", "prompt_tokens", "content_sha256", "query_digest"),
+    "query_id",
+    "relevant",
+    "relevant_elsewhere",
+    "methods",
+    "prompt_tokens",
+    "content_sha256",
+    "query_digest",
     "error",
 ]
 

@@ -166,7 +166,7 @@ def run(study: Study) -> dict[str, Any]:
         "examples": found.head_set.examples,
         "sets": {name: list(heads) for name, heads in sets.items()},
         "stability": found.findings["methods"]["qrscore"]["stability"],
-        "causal": copying.proof["causal"] if _copies(copying.head_set) else None,
+        "causal": copying.proof["causal"] if copies(copying.head_set) else None,
         "best_copying_head": [copying.head_set.heads[0], (copying.head_set.scores or (0.0,))[0]],
         "retrieving": study.retrieving(found.head_set.heads),
         "collections": {name: study.prove(name, found, sets) for name in names},
@@ -177,11 +177,11 @@ def _sets(found: Detected, copying: Detected, elsewhere: Detected) -> dict[str, 
     rivals = found.findings["rivals"]
     kept = [CHOSEN, "ndcg", "core", ALL, *(name for name in rivals if name.startswith(f"{RANDOM}-"))]
     sets = {name: tuple(rivals[name]) for name in kept}
-    copies = {_COPY: copying.head_set.heads} if _copies(copying.head_set) else {}
-    return sets | copies | {_ELSEWHERE: elsewhere.head_set.heads}
+    copying_heads = {_COPY: copying.head_set.heads} if copies(copying.head_set) else {}
+    return sets | copying_heads | {_ELSEWHERE: elsewhere.head_set.heads}
 
 
-def _copies(found: HeadSet) -> bool:
+def copies(found: HeadSet) -> bool:
     """Whether the best of these heads surely copies; else the four best are a draw by chance, and no set to compare."""
     return bool(found.intervals) and found.intervals[0][0] > 0.0
 

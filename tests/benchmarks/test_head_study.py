@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.benchmarks.head_study import table
+from qrcore.heads import HeadSet
+from tests.benchmarks.head_study import copies, table
 
 BOUNDS = {"mean": 0.25, "low": 0.1, "high": 0.4}
 
@@ -48,3 +49,11 @@ def test_what_holding_back_the_retrieval_heads_costs() -> None:
     assert "intact 0.900, retrieval heads masked 0.200" in said and "beyond 20 control sets" in said
     assert "less likely than with 100% of them (40 questions)" in said
     assert "right documents named" not in table(results(retrieving=None))
+
+
+def test_heads_copy_only_where_the_best_of_them_surely_does() -> None:
+    def found(low: float) -> HeadSet:
+        return HeadSet(name="found", heads=("3-1",), scores=(0.1,), intervals=((low, 0.2),))
+
+    assert copies(found(0.05)) and not copies(found(0.0)) and not copies(found(-0.1))
+    assert not copies(HeadSet(name="found", heads=("3-1",)))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -117,22 +118,20 @@ def test_ids_that_are_not_utf8_are_surveyed_and_told_apart(tmp_path: Path) -> No
     assert [unit.duplicates for unit in cut_units([survey], "c", 10**9, 10**9)] == [(2,)]
 
 
+def _survey_of(sizes: list[int], lists: list[int]) -> FileSurvey:
+    """A file whose rows have these bytes, and the same candidates where ``lists`` has the same number."""
+    digests = [bytes([place]) for place in range(len(sizes))]
+    row_bytes, list_digests = np.array(sizes, dtype=np.int64), np.array(lists, dtype=np.uint64)
+    return FileSurvey(FileInfo("f", 1, "e"), INPUT_SCHEMA, row_bytes, digests, False, list_digests=list_digests)
+
+
 @given(
     sizes=st.lists(st.integers(0, 50), max_size=40),
     max_bytes=st.integers(1, 60),
     max_rows=st.integers(1, 10),
 )
 def test_units_cover_every_row_once_within_limits(sizes: list[int], max_bytes: int, max_rows: int) -> None:
-    import numpy as np
-
-    survey = FileSurvey(
-        FileInfo("f", 1, "e"),
-        INPUT_SCHEMA,
-        np.array(sizes, dtype=np.int64),
-        [bytes([i]) for i in range(len(sizes))],
-        False,
-    )
-    units = cut_units([survey], "c", max_bytes, max_rows)
+    units = cut_units([_survey_of(sizes, [])], "c", max_bytes, max_rows)
     assert [i for unit in units for i in range(unit.start, unit.stop)] == list(range(len(sizes)))
     for unit in units:
         assert unit.rows <= max_rows
@@ -148,24 +147,20 @@ def test_units_cover_every_row_once_within_limits(sizes: list[int], max_bytes: i
 def test_rows_over_the_same_candidates_stay_together_where_a_unit_can_hold_them(
     runs: list[tuple[int, int]], max_bytes: int, max_rows: int
 ) -> None:
-    import numpy as np
-
     lists = [number for number, (rows, _) in enumerate(runs) for _ in range(rows)]
     sizes = [size for rows, size in runs for _ in range(rows)]
-    survey = FileSurvey(
-        FileInfo("f", 1, "e"),
-        INPUT_SCHEMA,
-        np.array(sizes, dtype=np.int64),
-        [bytes([i]) for i in range(len(sizes))],
-        False,
-        list_digests=np.array(lists, dtype=np.uint64),
-    )
-    units = cut_units([survey], "c", max_bytes, max_rows)
+    units = cut_units([_survey_of(sizes, lists)], "c", max_bytes, max_rows)
     assert [i for unit in units for i in range(unit.start, unit.stop)] == list(range(len(sizes)))
     assert all(unit.rows <= max_rows and (unit.rows == 1 or unit.bytes <= max_bytes) for unit in units)
     for number, (rows, size) in enumerate(runs):
         if rows <= max_rows and rows * size <= max_bytes:
             assert sum(number in lists[unit.start : unit.stop] for unit in units) == 1
+
+
+def test_what_no_unit_can_hold_is_cut_as_if_its_candidates_differed() -> None:
+    sizes, lists = [5] * 6, [0, 1, 1, 1, 1, 1]
+    assert [(unit.start, unit.stop) for unit in cut_units([_survey_of(sizes, lists)], "c", 15, 10)] == [(0, 3), (3, 6)]
+    assert [(unit.start, unit.stop) for unit in cut_units([_survey_of(sizes, lists)], "c", 99, 4)] == [(0, 4), (4, 6)]
 
 
 def test_rows_over_the_same_candidates_are_known_by_titles_and_texts(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from qrcore import load_scorer
 from qrcore.errors import ConfigError, HeadSetError
 from qrcore.heads import HeadSet
-from qrcore.matching import check_origin, length_warnings
+from qrcore.matching import check_origin, length_warnings, query_digest
 from qrcore.models import ModelSource, open_model, weights_sha256
 from tests.qrcore.golden import FOLDER
 
@@ -102,3 +102,17 @@ def test_prompts_much_longer_than_those_of_detection(
     found = length_warnings("mine@0", known, prompts)
     assert (said is None) == (found == ())
     assert all(said is not None and said in one and "mine@0" in one for one in found)
+
+
+def test_a_query_is_told_again_by_its_id_and_its_text() -> None:
+    digest = query_digest("1", "who?")
+    assert len(digest) == 16 and set(digest) <= set("0123456789abcdef")
+    assert digest == query_digest("1", "who?")
+    others = [
+        query_digest("1", "what?"),
+        query_digest("2", "who?"),
+        query_digest(None, "1who?"),
+        query_digest("1who?", ""),
+    ]
+    assert len({digest, *others}) == 5
+    assert query_digest("1", "half a pair \ud800")

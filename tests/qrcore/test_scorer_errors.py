@@ -200,3 +200,8 @@ def test_an_error_does_not_keep_the_frames_that_hold_its_tensors(monkeypatch: py
 
 def _out_of_memory(_groups: object) -> None:
     raise MemoryError
+
+
+def test_a_memory_budget_below_the_weights_is_refused_before_anything_is_scored() -> None:
+    with pytest.raises(ConfigError, match=r"memory_bytes: expected more than the \d+ bytes that the weights take"):
+        load_scorer("embedded", device="cpu", engine=EngineSettings(memory_bytes=1000))
