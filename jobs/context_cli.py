@@ -131,7 +131,28 @@ def answer(
     context: Annotated[
         str | None, typer.Option(help="bundle, full (all candidates) or oracle (judged relevant ones).")
     ] = None,
-    qrels: Annotated[str | None, typer.Option(help="Judgements, for the context oracle.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="greedy, or cafe: heads choose documents and push attention to some (shards).")
+    ] = None,
+    coarse_heads: Annotated[
+        str | None, typer.Option(help="cafe's first stage: list, 'all', name or JSON file (detect --method share).")
+    ] = None,
+    fine_heads: Annotated[str | None, typer.Option(help="cafe's second stage; without them the first alone.")] = None,
+    baselines: Annotated[
+        list[str] | None,
+        typer.Option("--baseline", help="Further answers: bundle, full, oracle; filter, random_order; repeatable."),
+    ] = None,
+    qrels: Annotated[str | None, typer.Option(help="Judgements, for oracle and for recall.")] = None,
+    answers: Annotated[
+        str | None, typer.Option(help="Gold answers (query_id, answers) of rows without: Parquet or JSON Lines.")
+    ] = None,
+    judge: Annotated[str | None, typer.Option(help="A model that says yes or no to each answer.")] = None,
+    keep_documents: Annotated[
+        bool, typer.Option("--keep-documents", help="Write what the prompt held, as candidates for detect.")
+    ] = False,
+    allow_model_mismatch: Annotated[
+        bool, typer.Option("--allow-model-mismatch", help="Use heads found for another revision or other weights.")
+    ] = False,
     name: Name = None,
     config: Config = None,
     assignments: Assignments = None,
@@ -144,15 +165,24 @@ def answer(
         "output.uri": output,
         "model.id": model,
         "model.style": style,
+        "method": method,
+        "cafe.coarse_heads": coarse_heads,
+        "cafe.fine_heads": fine_heads,
+        "cafe.on_mismatch": "warn" if allow_model_mismatch else None,
+        "baselines": baselines or None,
         "qrels": qrels,
+        "answers": answers,
+        "judge.model": judge,
+        "keep_documents": keep_documents or None,
         "name": name,
     }
     raise typer.Exit(guarded(lambda: _answer(config, flags, assignments or []), debug))
 
 
 def _answer(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
-    from jobs.answer import AnswerConfig, show_answers
     from jobs.answer import answer as run_answer
+    from jobs.answer import show_answers
+    from jobs.answer_config import AnswerConfig
     from jobs.console import ConsoleObserver, show_result
     from jobs.native_output import native_stderr_held
 

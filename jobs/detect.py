@@ -81,6 +81,7 @@ def pipeline_settings(config: DetectConfig, environment: Mapping[str, str] = Map
             "qrscore": weight,
             "ndcg": {"cutoff": methods.ndcg_cutoff, **weight},
             "core": {"temperature": methods.core_temperature},
+            **({"share": {}} if methods.method == "share" else {}),
         },
         choice=Choice(methods.top, methods.max_layer, methods.seed),
         order=config.reading.order,

@@ -55,9 +55,10 @@ class ReadingConfig(Section):
 class MethodsConfig(Section):
     """How heads are judged, and how many are chosen."""
 
-    method: Literal["qrscore", "ndcg", "core", "copy"] = setting(
+    method: Literal["qrscore", "ndcg", "core", "share", "copy"] = setting(
         "qrscore",
-        "The method that chooses; the others are compared with it. copy: on needle trials (qrbatch needles) only.",
+        "The method that chooses; the others are compared with it. copy: on needle trials (qrbatch needles) only; "
+        "share: for the stages of answer --method cafe.",
         affects_output=True,
         flag="--method",
     )

@@ -41,6 +41,20 @@ class GreedyAnswerer:
         self._encoder = PromptEncoder(self._tokenizer)
 
     @property
+    def language_model(self) -> LanguageModel:
+        """What generates."""
+        return self._model
+
+    @property
+    def retrieval_prompt(self) -> PromptFormat:
+        """What stands around documents and question."""
+        return self._retrieval
+
+    def with_limit(self, max_new_tokens: int) -> GreedyAnswerer:
+        """The same model with another limit of new tokens."""
+        return GreedyAnswerer(self._model, self._retrieval, max_new_tokens, self._batch_tokens)
+
+    @property
     def identity(self) -> AnswererIdentity:
         """What this answerer is."""
         source = self._model.decoder.source
@@ -109,11 +123,12 @@ class GreedyAnswerer:
             middle = len(prompts) // 2
             return [*self._answer_together(prompts[:middle]), *self._answer_together(prompts[middle:])]
         return [
-            Answer(self._text(one.ids), len(prompt), len(one.ids), one.ended)
+            Answer(self.text(one.ids), len(prompt), len(one.ids), one.ended)
             for prompt, one in zip(prompts, decoded, strict=True)
         ]
 
-    def _text(self, ids: Sequence[int]) -> str:
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of new tokens, without special ones and white space around it."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
 
