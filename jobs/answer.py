@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from jobs.answer_config import AnswerConfig
+from jobs.answer_config import AnswerConfig, AnsweringModelConfig
 from jobs.console import show_line
 from jobs.rerank import absolute_file, absolute_model, run_settings, with_endpoint
 from jobs.settings import flatten
@@ -45,7 +45,7 @@ def pipeline_settings(config: AnswerConfig, environment: Mapping[str, str] = Map
         ),
         source=config.input.uri,
         context=config.input.context,
-        template=_style(config),
+        template=user_template(config.model),
         answerer=_answerer(config),
         carry=config.input.carry,
         qrels=config.qrels,
@@ -105,13 +105,11 @@ def _judge(config: AnswerConfig) -> JudgeSettings | None:
     return JudgeSettings(answerer, None if judge.template is None else _text("judge.template", judge.template))
 
 
-def _style(config: AnswerConfig) -> str | None:
-    """The user's turn: the user's own template, or that of the style."""
-    from pipelines.answers.prompts import STYLES
+def user_template(model: AnsweringModelConfig) -> str | None:
+    """The user's turn: the user's own template, or that of the style. Raises :class:`ConfigError`."""
+    from pipelines.answer_prompts import STYLES
 
-    if config.model.template is None:
-        return STYLES[config.model.style]
-    return _text("model.template", config.model.template)
+    return STYLES[model.style] if model.template is None else _text("model.template", model.template)
 
 
 def _text(name: str, value: str) -> str:
@@ -126,7 +124,7 @@ def _text(name: str, value: str) -> str:
 
 def show_answers(console: Console, result: RunResult, config: AnswerConfig) -> None:
     """The measures of a committed run: of its own answers as lines, of all variants as a table."""
-    from pipelines.answers.files import read_report
+    from pipelines.answer_files import read_report
 
     report = read_report(result, pipeline_settings(config, os.environ).run.storage)
     own, *others = report["variants"]

@@ -153,6 +153,9 @@ def answer(
     allow_model_mismatch: Annotated[
         bool, typer.Option("--allow-model-mismatch", help="Use heads found for another revision or other weights.")
     ] = False,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Answer questions to facts hidden in this Python's documentation, by cafe.")
+    ] = False,
     name: Name = None,
     config: Config = None,
     assignments: Assignments = None,
@@ -176,20 +179,25 @@ def answer(
         "keep_documents": keep_documents or None,
         "name": name,
     }
-    raise typer.Exit(guarded(lambda: _answer(config, flags, assignments or []), debug))
+    raise typer.Exit(guarded(lambda: _answer(config, flags, assignments or [], demo=demo), debug))
 
 
-def _answer(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
+def _answer(config_file: str | None, flags: dict[str, Any], assignments: list[str], *, demo: bool) -> int:
     from jobs.answer import answer as run_answer
     from jobs.answer import show_answers
     from jobs.answer_config import AnswerConfig
+    from jobs.answer_demo import answer_demo
     from jobs.console import ConsoleObserver, show_result
     from jobs.native_output import native_stderr_held
 
-    config = validate(AnswerConfig, gather(config_file, flags, assignments))
+    values = gather(config_file, flags, assignments)
     console = Console()
     with native_stderr_held(), ConsoleObserver(console) as observer:
-        result = run_answer(config, observer)
+        if demo:
+            result, config = answer_demo(values, observer)
+        else:
+            config = validate(AnswerConfig, values)
+            result = run_answer(config, observer)
     show_result(console, result, done="answered")
     show_answers(console, result, config)
     return exit_code(result.manifest.failed, len(result.manifest.skipped_files))

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from pipelines.answer_files import AnswerFiles, AnswerFileSettings
 from pipelines.answer_worker import AnswerWorker
 from pipelines.answers.contexts import BundleContexts, Contexts, WholeContexts
-from pipelines.answers.files import AnswerFiles, AnswerFileSettings
 from pipelines.answers.gold import Answers, load_answers
 from pipelines.answers.rows import ANSWER_FIELDS, answer_schema
 from pipelines.answers.settings import AnswererSettings, AnswerFacts, AnswerSettings, variant_names

@@ -12,9 +12,9 @@ from pipelines.answers.gold import Answers
 from pipelines.answers.judging import Judge, ToJudge
 from pipelines.answers.rows import ANSWER_FIELDS as ANSWER_FIELDS
 from pipelines.answers.rows import KEPT_FIELD, answer_row
-from pipelines.answers.variants import RowAnswers, Said, Variants
+from pipelines.answers.variants import RowAnswers, Said, Variants, usable
 from pipelines.metrics import unit_metrics
-from pipelines.rows import Row, duplicate_query_id, read_input_rows, request_from_row
+from pipelines.rows import Row, read_input_rows
 from pipelines.units import UnitRows
 from pipelines.work import UnitMetrics
 from qrcore.errors import ScoreError
@@ -37,10 +37,10 @@ class AnswerWorker:
         rows = read_input_rows(unit.table)
         carried = [name for name in self._carried if name in unit.table.schema.names]
         others = unit.table.select(carried).to_pylist()
-        usable = [_usable(row, unit, place) for place, row in enumerate(rows)]
-        found = self._variants.of(unit, usable, others)
+        askable = [usable(row, unit, place) for place, row in enumerate(rows)]
+        found = self._variants.of(unit, askable, others)
         gold = [self._gold_of(row, other) for row, other in zip(rows, others, strict=True)]
-        judged = self._judged(usable, found, gold)
+        judged = self._judged(askable, found, gold)
         out = [
             {
                 **answer_row(row, found[place], gold[place], others[place].get("group"), judged[place]),
@@ -71,14 +71,6 @@ class AnswerWorker:
         for (place, name), verdict in zip(asked, self._judge.verdicts(list(asked.values())), strict=True):
             judged[place][name] = verdict
         return judged
-
-
-def _usable(row: Row | ScoreError, unit: UnitRows, place: int) -> Row | ScoreError:
-    if isinstance(row, ScoreError):
-        return row
-    if unit.first_row + place in unit.duplicates:
-        return duplicate_query_id(row)
-    return request if isinstance(request := request_from_row(row), ScoreError) else row
 
 
 def _metrics(found: Sequence[RowAnswers], started: float) -> UnitMetrics:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from transformers import PreTrainedTokenizerBase
+
 from qrcore.contracts.answerer import Answer, AnswererIdentity, Question
 from qrcore.decode import decode_greedy
 from qrcore.errors import ConfigError, ScoreError
@@ -123,13 +125,17 @@ class GreedyAnswerer:
             middle = len(prompts) // 2
             return [*self._answer_together(prompts[:middle]), *self._answer_together(prompts[middle:])]
         return [
-            Answer(self.text(one.ids), len(prompt), len(one.ids), one.ended)
+            Answer(self._text(one.ids), len(prompt), len(one.ids), one.ended)
             for prompt, one in zip(prompts, decoded, strict=True)
         ]
 
-    def text(self, ids: Sequence[int]) -> str:
-        """The text of new tokens, without special ones and white space around it."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+    def _text(self, ids: Sequence[int]) -> str:
+        return answer_text(self._tokenizer, ids)
+
+
+def answer_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of new tokens, without special ones and white space around it."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
 
 def load_answerer(

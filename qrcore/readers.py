@@ -9,7 +9,7 @@ from typing import Any, Final
 from qrcore.contracts.answerer import Answer, ReadAnswer, ReaderIdentity
 from qrcore.contracts.context_generator import ContextAnswer, ContextGenerator
 from qrcore.errors import ScoreError
-from qrcore.generation import GreedyAnswerer
+from qrcore.generation import GreedyAnswerer, answer_text
 from qrcore.heads import HeadSet, resolve_heads, unique_heads
 from qrcore.loading import load_method
 from qrcore.matching import OnMismatch, check_origin, prompt_warnings
@@ -63,7 +63,7 @@ class MethodReader:
         return {name: one if isinstance(one, ScoreError) else self._told(one) for name, one in found.items()}
 
     def _told(self, found: ContextAnswer) -> ReadAnswer:
-        text = self._answerer.text(found.ids)
+        text = answer_text(self._answerer.language_model.decoder.tokenizer, found.ids)
         return ReadAnswer(Answer(text, found.prompt_tokens, len(found.ids), found.ended), found.shown, found.steered)
 
 

@@ -98,14 +98,24 @@ def variant_names(settings: AnswerSettings, *, bundles: bool) -> tuple[str, ...]
     """
     if settings.cafe is not None:
         return _cafe_names(settings, settings.cafe, bundles=bundles)
-    own = settings.context if settings.context != "auto" else "bundle" if bundles else "full"
+    own = resolved_context(settings.context, settings.qrels, bundles=bundles)
     names = _each_once(own, settings.baselines or (), _CONTEXTS)
-    if "bundle" in names and not bundles:
+    for name in names[1:]:
+        resolved_context(name, settings.qrels, bundles=bundles)  # type: ignore[arg-type]
+    return names
+
+
+def resolved_context(context: ContextKind, qrels: str | None, *, bundles: bool) -> ContextKind:
+    """What is answered from, where that is to be seen from the input. Raises :class:`ConfigError` for what is not
+    there."""
+    if context == "auto":
+        return "bundle" if bundles else "full"
+    if context == "bundle" and not bundles:
         raise ConfigError(
             "input.context: bundle needs a committed run of select, got shards. Give one, or choose full or oracle."
         )
-    _check_oracle("input.context", names, settings)
-    return names
+    _check_oracle("input.context", (context,), qrels)
+    return context
 
 
 def _cafe_names(settings: AnswerSettings, cafe: CafeOptions, *, bundles: bool) -> tuple[str, ...]:
@@ -122,7 +132,7 @@ def _cafe_names(settings: AnswerSettings, cafe: CafeOptions, *, bundles: bool) -
     possible = [name for name in CAFE_BASELINES if _can_be(name, cafe, settings)]
     wanted = possible if settings.baselines is None else settings.baselines
     names = _each_once(cafe.own, wanted, (CAFE, *CAFE_BASELINES))
-    _check_oracle("baselines", names, settings)
+    _check_oracle("baselines", names, settings.qrels)
     if cafe.fine_heads is None and {CAFE, "random_order"} & set(names):
         raise ConfigError(
             "baselines: cafe and random_order need heads of the second stage, got none. Give cafe.fine_heads."
@@ -143,6 +153,6 @@ def _each_once(own: str, others: Sequence[str], known: Sequence[str]) -> tuple[s
     return tuple(dict.fromkeys((own, *others)))
 
 
-def _check_oracle(setting: str, names: Sequence[str], settings: AnswerSettings) -> None:
-    if "oracle" in names and not settings.qrels:
+def _check_oracle(setting: str, names: Sequence[str], qrels: str | None) -> None:
+    if "oracle" in names and not qrels:
         raise ConfigError(f"{setting}: oracle needs judgements, got none. Give --qrels.")

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from pipelines.answers.contexts import Context, Contexts
 from pipelines.labels import Qrels
-from pipelines.rows import Row
+from pipelines.rows import Row, duplicate_query_id, request_from_row
 from pipelines.units import UnitRows
 from qrcore.contracts.answerer import Answer, Answerer, Question, ReadAnswer, Reader
 from qrcore.errors import ScoreError
@@ -47,19 +47,50 @@ class Variants(Protocol):
         ...
 
 
+class QuestionMaker:
+    """Questions of rows and contexts. ``template``: of the user's turn, None: the model's own retrieval prompt."""
+
+    def __init__(self, template: str | None) -> None:
+        self._template = TextTemplate(template, "answer.template") if template is not None else None
+
+    def question(
+        self, row: Row | ScoreError, context: Context | ScoreError, carried: Mapping[str, Any]
+    ) -> Question | ScoreError:
+        """What is asked, or why nothing can be; ``carried``: the row's further columns."""
+        if isinstance(row, ScoreError):
+            return row
+        if isinstance(context, ScoreError):
+            return context
+        if self._template is None:
+            return Question(row["query"], context.documents)
+        known = {"date": None, **carried, "query": row["query"], "query_id": row["query_id"], "context": context.text}
+        try:
+            return Question(row["query"], text=self._template.render(known))
+        except ScoreError as error:
+            return error
+
+
+def usable(row: Row | ScoreError, unit: UnitRows, place: int) -> Row | ScoreError:
+    """The row at ``place`` of a unit, or why it cannot be asked."""
+    if isinstance(row, ScoreError):
+        return row
+    if unit.first_row + place in unit.duplicates:
+        return duplicate_query_id(row)
+    return request if isinstance(request := request_from_row(row), ScoreError) else row
+
+
 class ContextVariants:
-    """The same questions from several contexts, by name, the run's own first. ``template``: of the user's turn, None:
-    the model's own retrieval prompt."""
+    """The same questions from several contexts, by name, the run's own first; ``template`` as of
+    :class:`QuestionMaker`."""
 
     def __init__(self, answerer: Answerer, contexts: Mapping[str, Contexts], template: str | None) -> None:
-        self._answerer, self._contexts = answerer, contexts
-        self._template = TextTemplate(template, "answer.template") if template is not None else None
+        self._answerer, self._contexts, self._maker = answerer, contexts, QuestionMaker(template)
 
     def of(self, unit: UnitRows, rows: Rows, carried: Sequence[Mapping[str, Any]]) -> list[RowAnswers]:
         """See :class:`Variants`."""
         contexts = {name: one.of(unit, rows) for name, one in self._contexts.items()}
         asked = {
-            (place, name): self._question(row, contexts[name][place], carried[place])
+            (place, name): self._maker.question(row, contexts[name][place], carried[place])
             for place, row in enumerate(rows)
             for name in contexts
         }
@@ -72,21 +103,6 @@ class ContextVariants:
             )
             for place in range(len(rows))
         ]
-
-    def _question(
-        self, row: Row | ScoreError, context: Context | ScoreError, carried: Mapping[str, Any]
-    ) -> Question | ScoreError:
-        if isinstance(row, ScoreError):
-            return row
-        if isinstance(context, ScoreError):
-            return context
-        if self._template is None:
-            return Question(row["query"], context.documents)
-        known = {"date": None, **carried, "query": row["query"], "query_id": row["query_id"], "context": context.text}
-        try:
-            return Question(row["query"], text=self._template.render(known))
-        except ScoreError as error:
-            return error
 
 
 def _said(answer: Answer | ScoreError, context: Context | ScoreError) -> Said | ScoreError:

@@ -7,10 +7,12 @@ from typing import Final
 from markupsafe import Markup
 
 from pipelines.report import charts
-from pipelines.report.answers import MEASURES, AnswerReport, own_variant
+from pipelines.report.answers import JUDGED, MEASURES, AnswerReport, own_variant
 from pipelines.report.html import fixed, histogram, page_environment
 
 TEMPLATE: Final = "answer.html.j2"
+#: What does not fit beside a bar.
+_SHORT: Final = {"random_order": "shuffled"}
 #: How measures are called on the page.
 NAMES: Final = {
     "exact_match": "exact match",
@@ -32,7 +34,7 @@ def render_answers(report: AnswerReport) -> str:
         charts=draw(report),
         tone=tone,
         names=NAMES,
-        measures=[name for name in MEASURES if any(name in one.measures for one in report.variants)],
+        measures=[name for name in (*MEASURES, JUDGED) if any(name in one.measures for one in report.variants)],
         has_recall=any(one.shown_recall for one in report.variants),
         has_verdicts=any(one.verdicts for one in report.variants),
     )
@@ -69,5 +71,5 @@ def _bars(title: str, shares: dict[str, float], axis: str) -> Markup | None:
     if not any(shares.values()):
         return None
     return charts.bars(
-        title, [charts.Bar(name.replace("_", " "), one, fixed(one)) for name, one in shares.items()], axis
+        title, [charts.Bar(_SHORT.get(name, name), one, fixed(one)) for name, one in shares.items()], axis
     )

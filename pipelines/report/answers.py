@@ -21,7 +21,10 @@ from qrcore.answers import pair_accuracy, verdict
 from qrcore.records import DETECTION_QUERY
 
 _BOOTSTRAP_SEED: Final = 20250609
-MEASURES: Final = ("exact_match", "sub_em", "token_f1", "judged")
+#: What an answer is measured by without a model, and what a judge says of it.
+MEASURES: Final = ("exact_match", "sub_em", "token_f1")
+JUDGED: Final = "judged"
+_ALL: Final = (*MEASURES, JUDGED)
 _VERDICTS: Final = (["TRUE"], ["FALSE"])
 _EXAMPLES: Final = 3
 
@@ -116,7 +119,7 @@ class _Variant:
         for name in ("prompt_tokens", "new_tokens"):
             self.numbers[name].append(said[name])
         self.numbers["documents"].append(len(said["documents"]))
-        for name in MEASURES:
+        for name in _ALL:
             if said[name] is not None:
                 self.values[name][query_id] = float(said[name])
         if gold in _VERDICTS:
@@ -139,7 +142,7 @@ class _Variant:
         return VariantReport(
             name=name,
             answered=self.answered,
-            measures={one: mean for one in MEASURES if (mean := _mean(self.values[one]))},
+            measures={one: mean for one in _ALL if (mean := _mean(self.values[one]))},
             unjudged=self.unjudged,
             verdicts=_mean(self.values["verdicts"]),
             pairs=_mean(pair_accuracy(pairs)),
@@ -154,7 +157,7 @@ class _Variant:
 
 
 def _differences(own: _Variant, other: _Variant) -> Iterator[tuple[str, Mean]]:
-    for name in (*MEASURES, "verdicts"):
+    for name in (*_ALL, "verdicts"):
         both = own.values[name].keys() & other.values[name].keys()
         if both:
             ours, theirs = ({query: one.values[name][query] for query in both} for one in (own, other))
@@ -217,7 +220,7 @@ class AnswerCounts:
         return {own: row, **{one["name"]: one for one in row["baselines"]}}
 
     def _lacks_verdict(self, row: Mapping[str, Any], said: Mapping[str, Any]) -> bool:
-        return bool(self.plan.provenance["judge"] and row["gold"] and said["judged"] is None)
+        return bool(self.plan.provenance["judge"] and row["gold"] and said[JUDGED] is None)
 
     def _add_example(self, row: Mapping[str, Any], said: Mapping[str, Mapping[str, Any]]) -> None:
         if not self.examples or not row["gold"]:

@@ -15,11 +15,11 @@ from jobs.answer import pipeline_settings
 from jobs.answer_config import AnswerConfig
 from jobs.settings import merge, validate
 from pipelines import answer
+from pipelines.answer_files import AnswerFiles, AnswerFileSettings
+from pipelines.answer_prompts import STYLES
 from pipelines.answer_worker import AnswerWorker
 from pipelines.answers.contexts import BundleContexts, Context, WholeContexts
-from pipelines.answers.files import AnswerFiles, AnswerFileSettings
 from pipelines.answers.models import open_answerer
-from pipelines.answers.prompts import STYLES
 from pipelines.answers.rows import answer_schema
 from pipelines.answers.settings import AnswererSettings
 from pipelines.answers.variants import ContextVariants

@@ -16,7 +16,7 @@ from qrcore.answers import score_answer
 from qrcore.records import DETECTION_QUERY
 from tests.pipelines.report_samples import START
 
-VARIANTS = ("cafe", "full", "filter", "oracle")
+VARIANTS = ("cafe", "full", "filter", "random_order", "oracle")
 RUN = Run(
     run_id="answer-0123456789ab",
     job="answer",
@@ -102,6 +102,7 @@ def cafe_rows(count: int) -> list[dict[str, Any]]:
         others = {
             "full": said(right if number % 2 else wrong, gold, ids),
             "filter": said(right if number % 3 else wrong, gold, ids[:3]),
+            "random_order": said(right, gold, ids[:3], steered=ids[:1]),
             "oracle": {"error": failed(name, "nothing_relevant")["error"]}
             if number == 1
             else said(right, gold, ids[2:3]),

@@ -11,7 +11,9 @@ from pipelines.commit import StoredUnit
 from pipelines.labels import Qrels
 from pipelines.plan import Plan
 from pipelines.report.answer_page import render_answers
+from pipelines.report.answers import MEASURES as MEASURES
 from pipelines.report.answers import AnswerCounts, AnswerReport
+from pipelines.report.answers import Mean as Mean
 from pipelines.report.parts import committed_run
 from pipelines.run import RunResult
 from pipelines.side_files import ErrorLines, read_side_file
