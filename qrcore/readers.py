@@ -1,4 +1,4 @@
-"""Answers from documents that a method of :mod:`qrcore.methods` chooses, with head sets that fit the model."""
+"""Answers from documents that a method chooses, with head sets that fit the model."""
 
 from __future__ import annotations
 
