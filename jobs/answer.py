@@ -18,7 +18,7 @@ from jobs.settings import flatten
 from qrcore.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipelines.answers.settings import AnswererSettings, AnswerSettings, CafeOptions, JudgeSettings
+    from pipelines.answers.settings import AnswererSettings, AnswerSettings, CafeOptions, EngineOptions, JudgeSettings
     from pipelines.run import Observer, RunResult
 
 
@@ -55,6 +55,7 @@ def pipeline_settings(config: AnswerConfig, environment: Mapping[str, str] = Map
         answers=config.answers,
         keep_documents=config.keep_documents,
         examples=config.report.examples,
+        vllm=_engine(config),
     )
 
 
@@ -85,6 +86,15 @@ def _cafe(config: AnswerConfig) -> CafeOptions:
         on_mismatch=cafe.on_mismatch,
         settings=tuple(sorted(cafe.model_dump(exclude=named).items())),
     )
+
+
+def _engine(config: AnswerConfig) -> EngineOptions | None:
+    from pipelines.answers.settings import EngineOptions
+
+    engine = config.engine
+    if engine.kind == "transformers":
+        return None
+    return EngineOptions(tuple(sorted(engine.arguments.items())), engine.batch_rows)
 
 
 def _judge(config: AnswerConfig) -> JudgeSettings | None:

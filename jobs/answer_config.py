@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -124,6 +124,21 @@ class JudgeConfig(Section):
     )
 
 
+class AnswerEngineConfig(Section):
+    """What runs the model."""
+
+    kind: Literal["transformers", "vllm"] = setting(
+        "transformers",
+        "transformers in our own actors, or vLLM through ray.data.llm (extra vllm, GPUs; without cafe and judge).",
+        affects_output=True,
+        flag="--engine",
+    )
+    arguments: dict[str, Any] = setting(
+        {}, "Further arguments of vLLM's engine, such as {tensor_parallel_size: 2}.", affects_output=True
+    )
+    batch_rows: int = setting(64, "Prompts handed to vLLM at once.", affects_output=False, gt=0)
+
+
 class AnswerConfig(Section):
     """Everything ``qrbatch answer`` can be told."""
 
@@ -161,6 +176,7 @@ class AnswerConfig(Section):
     )
     model: AnsweringModelConfig = Field(default_factory=AnsweringModelConfig)
     cafe: CafeConfig = Field(default_factory=CafeConfig)
+    engine: AnswerEngineConfig = Field(default_factory=AnswerEngineConfig)
     judge: JudgeConfig = Field(default_factory=JudgeConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
     units: UnitsConfig = Field(default_factory=UnitsConfig)

@@ -146,6 +146,7 @@ def answer(
     answers: Annotated[
         str | None, typer.Option(help="Gold answers (query_id, answers) of rows without: Parquet or JSON Lines.")
     ] = None,
+    engine: Annotated[str | None, typer.Option(help="transformers, or vllm (extra vllm, GPUs).")] = None,
     judge: Annotated[str | None, typer.Option(help="A model that says yes or no to each answer.")] = None,
     keep_documents: Annotated[
         bool, typer.Option("--keep-documents", help="Write what the prompt held, as candidates for detect.")
@@ -175,6 +176,7 @@ def answer(
         "baselines": baselines or None,
         "qrels": qrels,
         "answers": answers,
+        "engine.kind": engine,
         "judge.model": judge,
         "keep_documents": keep_documents or None,
         "name": name,

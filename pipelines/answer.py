@@ -14,9 +14,11 @@ from pipelines.answer_files import AnswerFiles, AnswerFileSettings
 from pipelines.answer_worker import AnswerWorker
 from pipelines.answers.contexts import BundleContexts, Contexts, WholeContexts
 from pipelines.answers.gold import Answers, load_answers
+from pipelines.answers.judging import Judge
+from pipelines.answers.processor import check_installed, llm_processor, processed, processor_config
 from pipelines.answers.rows import ANSWER_FIELDS, answer_schema
 from pipelines.answers.settings import AnswererSettings, AnswerFacts, AnswerSettings, variant_names
-from pipelines.answers.variants import ContextVariants, ReaderVariants, Variants
+from pipelines.answers.variants import ContextVariants, ReaderVariants
 from pipelines.commit import load_manifest
 from pipelines.identity import content_hash
 from pipelines.inputs import FileSurvey
@@ -27,6 +29,7 @@ from pipelines.run import Observer, RunResult, run_job
 from pipelines.schemas import carried_fields
 from pipelines.storage import Storage, StorageOptions, absolute
 from pipelines.work import UnitWorker
+from qrcore.contracts.answerer import Answerer
 from qrcore.errors import ConfigError, InputError
 
 JOB: Final = "answer"
@@ -44,6 +47,8 @@ _RESOLVED_BY_PROBE: Final = frozenset(
 
 def run(settings: AnswerSettings, observer: Observer) -> RunResult:
     """Answer and commit; run again after any interruption to go on where it stopped."""
+    if settings.vllm:
+        check_installed()
     storage = settings.run.storage
     bundles = find_bundles(settings.source, storage)
     names = variant_names(settings, bundles=bundles is not None)
@@ -171,6 +176,16 @@ class AnswerJob:
         settings = replace(settings, answerer=answerer, judge=judge, cafe=cafe)
         return partial(_worker, settings, self.names, self.given, plan.output_schema)
 
+    def stage(self, facts: AnswerFacts, plan: Plan) -> Callable[[Any, Any], Any] | None:
+        """See :class:`pipelines.run.HasStage`: that of vLLM's processor."""
+        settings = self.settings
+        if settings.vllm is None:
+            return None
+        answerer, pool = replace(settings.answerer, revision=facts.answerer.revision), settings.run.pool
+        config = processor_config(settings.vllm, answerer, pool, facts.answerer.max_tokens)
+        worker = partial(_asking, settings, self.names, self.given, plan.output_schema)
+        return partial(processed, worker=worker, answerer=answerer, processor=llm_processor(config))
+
     def side_files(self, plan: Plan, facts: AnswerFacts) -> AnswerFiles:
         return AnswerFiles(
             plan, AnswerFileSettings(self.started_at, self.settings.qrels, self.given.qrels, self.settings.examples)
@@ -198,14 +213,23 @@ def _worker(settings: AnswerSettings, names: Sequence[str], given: Given, schema
 
     answerer = open_answerer(settings.answerer)
     judge = open_judge(settings.judge, answerer, settings.answerer)[0] if settings.judge else None
-    variants: Variants
-    if settings.cafe:
-        reader = open_reader(answerer, settings.cafe, settings.answerer.max_new_tokens)
-        variants = ReaderVariants(reader, WholeContexts(), names, given.qrels)
-    else:
-        contexts = {name: _contexts(name, given, settings.run.storage) for name in names}
-        variants = ContextVariants(answerer, contexts, settings.template)
-    return AnswerWorker(variants, schema, given.answers, judge)
+    if not settings.cafe:
+        return _asking(settings, names, given, schema, answerer, judge)
+    reader = open_reader(answerer, settings.cafe, settings.answerer.max_new_tokens)
+    return AnswerWorker(ReaderVariants(reader, WholeContexts(), names, given.qrels), schema, given.answers, judge)
+
+
+def _asking(
+    settings: AnswerSettings,
+    names: Sequence[str],
+    given: Given,
+    schema: pa.Schema,
+    answerer: Answerer,
+    judge: Judge | None = None,
+) -> UnitWorker:
+    """A worker that asks ``answerer`` from every context."""
+    contexts = {name: _contexts(name, given, settings.run.storage) for name in names}
+    return AnswerWorker(ContextVariants(answerer, contexts, settings.template), schema, given.answers, judge)
 
 
 def _contexts(name: str, given: Given, options: StorageOptions) -> Contexts:

@@ -9,10 +9,11 @@ from typing import Any, Final
 from qrcore.contracts.answerer import Answer, ReadAnswer, ReaderIdentity
 from qrcore.contracts.context_generator import ContextAnswer, ContextGenerator
 from qrcore.errors import ScoreError
-from qrcore.generation import GreedyAnswerer, answer_text
+from qrcore.generation import GreedyAnswerer
 from qrcore.heads import HeadSet, resolve_heads, unique_heads
 from qrcore.loading import load_method
 from qrcore.matching import OnMismatch, check_origin, prompt_warnings
+from qrcore.questions import answer_text
 from qrcore.records import Document
 from qrcore.tokens import PromptEncoder
 

@@ -7,8 +7,10 @@ from typing import Any
 
 from pipelines.answers.judging import JUDGE_TEMPLATE, Judge
 from pipelines.answers.settings import CAFE, AnswererSettings, AnswerFacts, AnswerSettings, CafeOptions, JudgeSettings
+from qrcore.contracts.answerer import AnswererIdentity
 from qrcore.generation import GreedyAnswerer, load_answerer
-from qrcore.models import use_threads
+from qrcore.models import open_model, setup_sha256, use_threads, weights_sha256
+from qrcore.questions import load_question_encoder
 from qrcore.readers import MethodReader, ReadingMethod, method_reader
 from qrcore.rendering import TextTemplate
 
@@ -42,8 +44,25 @@ def probe(settings: AnswerSettings) -> AnswerFacts:
     """Load models and templates as a worker would; refuses what cannot work."""
     if settings.template is not None:
         TextTemplate(settings.template, "answer.template")
+    if settings.vllm:
+        return AnswerFacts(_without_weights(settings.answerer))
     answerer = open_answerer(settings.answerer)
     limit = settings.answerer.max_new_tokens
     reader = open_reader(answerer, settings.cafe, limit).reader_identity if settings.cafe else None
     judge = open_judge(settings.judge, answerer, settings.answerer)[1].identity if settings.judge else None
     return AnswerFacts(answerer.identity, reader, judge, reader.warnings if reader else ())
+
+
+def _without_weights(settings: AnswererSettings) -> AnswererIdentity:
+    """What is known of a model that another engine loads."""
+    source = open_model(settings.model, settings.revision)
+    encoder = load_question_encoder(settings.model, source.revision, settings.prompt, settings.max_new_tokens)
+    return AnswererIdentity(
+        revision=source.revision,
+        weights_sha256=weights_sha256(source.path),
+        setup_sha256=setup_sha256(source.path),
+        prompt_sha256=encoder.retrieval.hash,
+        dtype=settings.dtype,
+        device="vllm",
+        max_tokens=source.max_tokens,
+    )

@@ -59,12 +59,20 @@ class JudgeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """That vLLM's processor answers: further arguments of its engine, and prompts that are handed to it at once."""
+
+    arguments: tuple[tuple[str, Any], ...] = ()
+    batch_rows: int = 64
+
+
+@dataclass(frozen=True, slots=True)
 class AnswerSettings:
     """Everything that answering is told. ``source``: the URI of a committed run of select, or of shards; ``context``:
     what is answered from; ``template``: of the user's turn, None: the model's own retrieval prompt; ``cafe``: the
     method, where it is that one; ``baselines``: further answers to the same rows, None: the method's; ``answers``: gold
     answers of rows that carry none; ``keep_documents``: write what the prompt held; ``examples``: show texts in the
-    report."""
+    report; ``vllm``: that its processor answers."""
 
     run: RunSettings
     source: str
@@ -79,6 +87,7 @@ class AnswerSettings:
     answers: str | None = None
     keep_documents: bool = False
     examples: bool = True
+    vllm: EngineOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +105,11 @@ def variant_names(settings: AnswerSettings, *, bundles: bool) -> tuple[str, ...]
 
     Raises :class:`ConfigError` for what cannot be answered from this source.
     """
+    if settings.vllm is not None and (settings.cafe or settings.judge):
+        raise ConfigError(
+            "engine.kind: vllm can neither read attention (method cafe) nor judge, and was asked to. Choose "
+            "transformers, or leave them out."
+        )
     if settings.cafe is not None:
         return _cafe_names(settings, settings.cafe, bundles=bundles)
     own = resolved_context(settings.context, settings.qrels, bundles=bundles)
