@@ -183,11 +183,15 @@ def test_a_run_answers_from_bundles(tmp_path: Path) -> None:
     rows = [{**row(f"q{n}"), "answers": ["salt"], "group": None, "date": None} for n in range(3)]
     write_shard(tmp_path / "in" / "1.parquet", [*rows, {**row("bad", candidates=[]), "answers": ["x"]}], SCHEMA)
     bundles = selected(str(tmp_path / "in"), tmp_path / "bundles", contexts={"window_tokens": 2000})
-    result = run(bundles.run_uri, tmp_path / "out")
+    result = run(bundles.run_uri, tmp_path / "out", baselines=["full"])
     found, kept = list(manifest_rows(result.run_uri)), list(manifest_rows(bundles.run_uri))
     assert [one["query_id"] for one in found] == ["q0", "q1", "q2", "bad"]
     assert all(isinstance(one["answer"], str) and one["new_tokens"] <= 4 for one in found[:3])
     assert found[3]["error"]["code"] == "no_candidates"
+    for one, bundle in zip(found[:3], kept[:3], strict=True):
+        assert one["documents"] == [name for segment in bundle["segments"] for name in segment["doc_ids"]]
+        assert [other["name"] for other in one["baselines"]] == ["full"]
+        assert one["baselines"][0]["documents"] == ["d0", "d1", "d2", "d3"] != one["documents"]
     # The same answers as in this process, from the same segments.
     unit = UnitRows(pa.Table.from_pylist(rows, schema=SCHEMA), str(tmp_path / "in" / "1.parquet"), 0, frozenset())
     ranked = answer.find_bundles(bundles.run_uri, StorageOptions())
