@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import metadata
 from typing import Annotated, Any
 
 import typer
@@ -39,6 +40,12 @@ for command in (
     app.command()(command)
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"qrbatch {metadata.version('qrbatch')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _program(
     context: typer.Context,
@@ -49,6 +56,9 @@ def _program(
             help="auto: made for the terminal, if there is one; text: plain; json: one object a line.",
         ),
     ] = "auto",
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     context.call_on_close(use_format(log_format))
 

@@ -216,8 +216,8 @@ def _evaluate(config_file: str | None, flags: dict[str, Any], assignments: list[
 
 
 def compare(
-    run_a: Annotated[str, typer.Argument(help="Committed run, TREC run file or Parquet.")],
-    run_b: Annotated[str, typer.Argument(help="Another one of the same kind.")],
+    run_a: Annotated[str | None, typer.Argument(help="Committed run, TREC run file or Parquet.")] = None,
+    run_b: Annotated[str | None, typer.Argument(help="Another one of the same kind.")] = None,
     qrels: Qrels = None,
     output: Folder = None,
     measures: Measures = None,
@@ -228,7 +228,7 @@ def compare(
 ) -> None:
     """Compare two runs query by query, with a page that shows where each is better."""
     flags = {
-        "runs": [run_a, run_b],
+        "runs": [run for run in (run_a, run_b) if run is not None] or None,
         "qrels": qrels,
         "output": output,
         "measures": measures or None,
@@ -239,10 +239,10 @@ def compare(
 
 def _compare(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
     from jobs.console import show_line
-    from jobs.evaluate import EvaluateConfig, show_evaluation
+    from jobs.evaluate import CompareConfig, show_evaluation
     from jobs.evaluate import compare as run_comparison
 
-    config = validate(EvaluateConfig, gather(config_file, flags, assignments))
+    config = validate(CompareConfig, gather(config_file, flags, assignments))
     console = Console()
     show_evaluation(console, run_comparison(config).evaluation)
     show_line(console, ("compared", "bold green"), f"  {config.output}/compare.html")

@@ -13,7 +13,7 @@ from jobs.config import RerankConfig, StorageConfig
 from jobs.console import show_line
 from jobs.settings import validate
 from jobs.shell import Assignments, Config, Debug, Heads, Inputs, Model, Output, gather, guarded
-from qrcore.errors import RunError
+from qrcore.errors import InputError
 
 if TYPE_CHECKING:
     from pipelines.clean import Cleaning
@@ -195,7 +195,7 @@ def _rollback(output: str, name: str, run_id: str, storage: Callable[[], Storage
     store = Storage(folder, options)
     manifest = load_manifest(store, join(folder, run_id))
     if manifest is None or (manifest.name, manifest.run_id) != (name, run_id):
-        raise RunError(
+        raise InputError(
             f"{join(folder, run_id)}: expected a committed run named {name!r}, found "
             f"{'none' if manifest is None else f'one named {manifest.name!r}'}. Correct the name or the run's id."
         )

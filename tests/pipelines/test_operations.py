@@ -214,7 +214,7 @@ def test_status_tells_units_rows_errors_and_who_committed(run: Path) -> None:
     assert "units 2/3" in output
     assert "to go" in output
     nothing = invoke("status", str(run.parent))
-    assert nothing.exit_code == 1
+    assert nothing.exit_code == 2
     assert "expected a run" in nothing.output
 
 
@@ -281,7 +281,7 @@ def test_rolling_back_holds_until_a_later_run_commits(tmp_path: Path) -> None:
 
     assert latest() == second.manifest.run_id
     wrong = invoke("rollback", output, "other", first.manifest.run_id)
-    assert wrong.exit_code == 1
+    assert wrong.exit_code == 2
     assert invoke("rollback", output, "stub", first.manifest.run_id).exit_code == 0
     assert latest() == first.manifest.run_id
     point_latest(storage, output, second.manifest)  # the same command as before finds its run committed
