@@ -14,6 +14,7 @@ from jobs.config import (
     ActorsConfig,
     ClusterConfig,
     ContextsConfig,
+    CostConfig,
     EngineConfig,
     LineageConfig,
     ModelConfig,
@@ -149,6 +150,7 @@ class SelectConfig(Section):
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    cost: CostConfig = Field(default_factory=CostConfig)
     lineage: LineageConfig = Field(default_factory=LineageConfig)
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+from markupsafe import Markup
 
+from pipelines.report import charts
 from pipelines.report.model import Contexts
 from pipelines.report.records import Distribution
 
@@ -19,18 +21,31 @@ def distribution(values: Sequence[float]) -> Distribution:
     if not values:
         return Distribution(p5=None, p50=None, p95=None, max=None, edges=(), counts=())
     p5, p50, p95 = np.percentile(values, [5, 50, 95])
-    counts, edges = np.histogram(values, bins=_bins(values))
+    low, high, bins = _extent(values)
+    counts, edges = np.histogram(values, bins=bins, range=(low, high))
     return Distribution(
         p5=p5, p50=p50, p95=p95, max=max(values), edges=tuple(edges.tolist()), counts=tuple(counts.tolist())
     )
 
 
-def _bins(values: Sequence[float]) -> int:
-    spread = max(values) - min(values)
-    if all(isinstance(value, int) for value in values):
-        return min(_BINS, max(1, int(spread)))
+def _extent(values: Sequence[float]) -> tuple[float, float, int]:
+    """Where the bins begin and end, and how many there are."""
+    low, high = min(values), max(values)
+    whole = all(isinstance(value, int) for value in values)
+    if whole and high - low < _BINS:
+        return low - 0.5, high + 0.5, int(high - low) + 1  # each number in the middle of a bin of its own
     # Values that differ by rounding alone leave no room for more edges between them.
-    return _BINS if spread > 1e-9 * max(abs(max(values)), abs(min(values))) else 1
+    return low, high, _BINS if whole or high - low > 1e-9 * max(abs(high), abs(low)) else 1
+
+
+def histogram(title: str, values: Distribution | None, axis: str, counted: str = "queries") -> Markup | None:
+    """The histogram of a distribution; None where nothing was measured, or the same value each time."""
+    # One single value is said in words: a histogram of it is a full square.
+    if values is None or values.p50 is None or values.p95 is None or not values.counts or values.p5 == values.max:
+        return None
+    return charts.histogram(
+        title, values.edges, values.counts, {"median": values.p50, "p95": values.p95}, axis, counted
+    )
 
 
 @dataclass(slots=True)
