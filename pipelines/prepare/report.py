@@ -18,7 +18,7 @@ from pipelines.side_files import ErrorLines
 from pipelines.storage import Storage, join
 
 if TYPE_CHECKING:
-    from pipelines.prepare.run import PreparePlan
+    from pipelines.prepare.plan import PreparePlan
 
 _EXAMPLES: Final = 5
 
