@@ -25,6 +25,7 @@ from pipelines.prepare.verify import read_markers
 from pipelines.prepare.work import Beside, PreparedUnit, Work, prepare_unit
 from pipelines.run import Observer, RunResult
 from pipelines.storage import Storage, absolute, join
+from pipelines.telemetry import RunMetrics
 from pipelines.work import resumable
 from qrcore.errors import RunError
 
@@ -57,8 +58,12 @@ def run(settings: PrepareSettings, observer: Observer) -> RunResult:
         observer.planned(plan, frozenset(done))
         driver = uuid.uuid4().hex
         with told(_for_lineage(settings, plan, uri, driver), settings.lineage, settings.storage, observer.stage) as end:
-            for footer in _do([unit for unit in plan.units if unit.unit_id not in done], work):
-                observer.unit_done({**footer, "rows": footer["source_rows"], "prompt_tokens": 0})
+            todo = [unit for unit in plan.units if unit.unit_id not in done]
+            metrics = RunMetrics(JOB, plan.name, len(todo))
+            for footer in _do(todo, work):
+                counted = {**footer, "rows": footer["source_rows"], "prompt_tokens": 0}
+                metrics.unit_done(counted)
+                observer.unit_done(counted)
             observer.stage("checking every object and committing")
             manifest = _commit(settings, plan, storage, uri, driver, started, resumed=bool(done))
             end(manifest)
