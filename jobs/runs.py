@@ -69,7 +69,10 @@ def add_commands(app: typer.Typer) -> None:
     def rollback(
         output: Annotated[str, typer.Argument(help="Folder of runs.")],
         name: Annotated[str, typer.Argument(help="Name of the runs.")],
-        run_id: Annotated[str, typer.Argument(help="The committed run that NAME.latest.json shall point at.")],
+        run_id: Annotated[
+            str | None,
+            typer.Argument(help="The committed run that NAME.latest.json shall point at; else the one before."),
+        ] = None,
         config: Config = None,
         assignments: Assignments = None,
         debug: Debug = False,
@@ -187,12 +190,17 @@ def show_cleaning(console: Console, cleaning: Cleaning) -> None:
     show_line(console, f"{len(cleaning.removals)} to remove in {cleaning.uri}")
 
 
-def _rollback(output: str, name: str, run_id: str, storage: Callable[[], StorageOptions]) -> int:
-    from pipelines.commit import load_manifest, roll_back
+def _rollback(output: str, name: str, run_id: str | None, storage: Callable[[], StorageOptions]) -> int:
+    from pipelines.commit import latest, load_manifest, roll_back
     from pipelines.storage import Storage, absolute, join
 
     folder, options = absolute(output), storage()
     store = Storage(folder, options)
+    run_id = run_id or (latest(store, folder, name) or {}).get("previous")
+    if run_id is None:
+        raise InputError(
+            f"{join(folder, name)}.latest.json: expected it to name the run before, it does not. Give the run's id."
+        )
     manifest = load_manifest(store, join(folder, run_id))
     if manifest is None or (manifest.name, manifest.run_id) != (name, run_id):
         raise InputError(

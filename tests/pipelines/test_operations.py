@@ -286,9 +286,12 @@ def test_rolling_back_holds_until_a_later_run_commits(tmp_path: Path) -> None:
     assert latest() == first.manifest.run_id
     point_latest(storage, output, second.manifest)  # the same command as before finds its run committed
     assert latest() == first.manifest.run_id
+    assert invoke("rollback", output, "stub").exit_code == 2  # what stood before the first one is not known
     third = second.manifest.model_copy(update={"run_id": "stub-3", "committed_at": "2999-01-01T00:00:00+00:00"})
     point_latest(storage, output, third)
     assert latest() == "stub-3"
+    assert f"points at {first.manifest.run_id}" in invoke("rollback", output, "stub").output
+    assert latest() == first.manifest.run_id
 
 
 def test_failed_rows_of_a_committed_run_make_a_child(run: Path, template: Path) -> None:
