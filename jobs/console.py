@@ -14,7 +14,7 @@ from rich.text import Text
 from jobs.logs import JsonLines
 
 if TYPE_CHECKING:
-    from pipelines.run import Planned, RunResult
+    from pipelines.job import Planned, RunResult
     from qrcore.training.progress import Progress as TrainingProgress
 
 _LINE_EVERY_S: Final = 10.0

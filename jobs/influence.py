@@ -25,7 +25,7 @@ from jobs.settings import Section, flatten, run_name, setting
 
 if TYPE_CHECKING:
     from pipelines.influence.run import InfluenceJobSettings
-    from pipelines.run import Observer, RunResult
+    from pipelines.job import Observer, RunResult
 
 
 class MaskConfig(Section):

@@ -14,8 +14,8 @@ from jobs.rerank import absolute_model, with_endpoint
 from jobs.settings import Section, flatten, run_name, setting
 
 if TYPE_CHECKING:
+    from pipelines.job import Observer, RunResult
     from pipelines.prepare.settings import PrepareSettings
-    from pipelines.run import Observer, RunResult
 
 
 class PrepareInputConfig(Section):

@@ -28,7 +28,7 @@ from jobs.settings import Section, flatten, run_name, setting
 from qrcore.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipelines.run import Observer, RunResult
+    from pipelines.job import Observer, RunResult
     from pipelines.select import SelectSettings
 
 

@@ -30,7 +30,7 @@ class BundleFileSettings:
 
 
 class BundleFiles:
-    """Chat lines, errors and counts, collected while units stream by; see :class:`pipelines.run.SideFileWriter`."""
+    """Chat lines, errors and counts, collected while units stream by; see :class:`pipelines.job.SideFileWriter`."""
 
     def __init__(self, plan: Plan, settings: BundleFileSettings) -> None:
         self._plan = plan

@@ -27,12 +27,13 @@ from pipelines.detection.rivals import rivals
 from pipelines.detection.rows import HEAD_VALUES_SCHEMA
 from pipelines.identity import code_version, content_hash
 from pipelines.inputs import FileSurvey
+from pipelines.job import Observer, RunResult, RunSettings
 from pipelines.labels import Qrels, load_qrels
 from pipelines.needle_columns import needle_fields
 from pipelines.plan import Plan
 from pipelines.prove import ProveSettings
 from pipelines.report.parts import CommonParts
-from pipelines.run import Observer, RunResult, RunSettings, run_job
+from pipelines.run import run_job
 from pipelines.scorers import ScorerSettings, on_requested_device, scorer_identity, scorer_record
 from pipelines.side_files import ErrorLines, read_side_file
 from pipelines.splits import Part
@@ -133,7 +134,7 @@ def _masks(settings: DetectSettings, found: HeadSet) -> Masks:
 
 @dataclass(frozen=True, slots=True)
 class DetectJob:
-    """See :class:`pipelines.run.Job`."""
+    """See :class:`pipelines.job.Job`."""
 
     settings: DetectSettings
     qrels: Qrels
@@ -203,7 +204,7 @@ def _worker(
 
 
 class DetectionSideFiles:
-    """See :class:`pipelines.run.SideFileWriter`."""
+    """See :class:`pipelines.job.SideFileWriter`."""
 
     def __init__(self, common: CommonParts, settings: DetectSettings, facts: DetectFacts, qrels: Qrels) -> None:
         self._common = common
@@ -246,7 +247,7 @@ class DetectionSideFiles:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """See :class:`pipelines.run.SideFileWriter`; those of the choice stand in the report."""
+        """See :class:`pipelines.job.SideFileWriter`; those of the choice stand in the report."""
         return ()
 
     def _line(self, run_uri: str) -> RunLine:

@@ -22,11 +22,12 @@ from pipelines.detection.rivals import CHOSEN
 from pipelines.detection.trials import TRIALS_SCHEMA
 from pipelines.identity import content_hash
 from pipelines.inputs import FileSurvey
+from pipelines.job import Observer, RunResult, RunSettings
 from pipelines.labels import Qrels
 from pipelines.needle_columns import PLACE_FIELDS, are_needle_trials
 from pipelines.plan import Plan
 from pipelines.report.parts import CommonParts
-from pipelines.run import Observer, RunResult, RunSettings, run_job
+from pipelines.run import run_job
 from pipelines.scorers import ScorerSettings, probe, scorer_identity, scorer_record
 from pipelines.side_files import ErrorLines
 from pipelines.splits import Part
@@ -79,7 +80,7 @@ def run(settings: ProveSettings, observer: Observer) -> RunResult:
 
 @dataclass(frozen=True, slots=True)
 class ProveJob:
-    """See :class:`pipelines.run.Job`."""
+    """See :class:`pipelines.job.Job`."""
 
     settings: ProveSettings
     name: str = JOB
@@ -139,7 +140,7 @@ def _worker(
 
 
 class ProofSideFiles:
-    """See :class:`pipelines.run.SideFileWriter`."""
+    """See :class:`pipelines.job.SideFileWriter`."""
 
     def __init__(self, common: CommonParts, settings: ProveSettings) -> None:
         self._common = common
@@ -178,7 +179,7 @@ class ProofSideFiles:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """See :class:`pipelines.run.SideFileWriter`."""
+        """See :class:`pipelines.job.SideFileWriter`."""
         found = self._settings.found
         return length_warnings(found.id, found.prompt_tokens, self._trials.prompt_tokens)
 

@@ -19,9 +19,10 @@ from pipelines.influence.page import influence_page
 from pipelines.influence.ranking import RankingSettings, rank_documents
 from pipelines.influence.rows import INFLUENCE_SCHEMA
 from pipelines.inputs import FileSurvey
+from pipelines.job import Observer, RunResult, RunSettings
 from pipelines.plan import Plan
 from pipelines.report.parts import CommonParts, CommonReport
-from pipelines.run import Observer, RunResult, RunSettings, run_job
+from pipelines.run import run_job
 from pipelines.side_files import ErrorLines
 from pipelines.storage import Storage, join
 from pipelines.work import UnitWorker
@@ -50,7 +51,7 @@ def run(settings: InfluenceJobSettings, observer: Observer) -> RunResult:
 
 @dataclass(frozen=True, slots=True)
 class InfluenceJob:
-    """See :class:`pipelines.run.Job`."""
+    """See :class:`pipelines.job.Job`."""
 
     settings: InfluenceJobSettings
     name: str = JOB
@@ -119,7 +120,7 @@ def _worker(model: InfluenceModel) -> UnitWorker:
 
 
 class InfluenceFiles:
-    """Ranks, errors and the report; see :class:`pipelines.run.SideFileWriter`."""
+    """Ranks, errors and the report; see :class:`pipelines.job.SideFileWriter`."""
 
     def __init__(self, common: CommonParts, settings: InfluenceJobSettings) -> None:
         self._common = common

@@ -7,12 +7,12 @@ from typing import Any
 import ray
 
 from pipelines.cluster import LIGHT_TASK_CPUS, get
+from pipelines.job import Observer
 from pipelines.labels import load_qrels
 from pipelines.prepare.settings import PrepareSettings
 from pipelines.prepare.sources import list_sources
 from pipelines.prepare.tables import index_corpus, load_corpus, load_queries, load_run
 from pipelines.prepare.work import Beside
-from pipelines.run import Observer
 from pipelines.storage import FileInfo, Storage, absolute
 from qrcore.errors import InputError
 

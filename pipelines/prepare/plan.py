@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from pipelines.cluster import get
 from pipelines.identity import code_version, content_hash, input_hash, package_versions, run_id
+from pipelines.job import Observer
 from pipelines.plan import RunPlan
 from pipelines.prepare.beside import task
 from pipelines.prepare.settings import JOB, PrepareSettings
 from pipelines.prepare.sources import Part, cut_file
 from pipelines.prepare.work import PreparedUnit
-from pipelines.run import Observer
 from pipelines.storage import FileInfo
 
 

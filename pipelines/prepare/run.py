@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 
 from pipelines.cluster import ray_session, refuse_local_files_on_many_nodes, unwrapped
 from pipelines.commit import CommittedObject, Manifest, commit, load_manifest, point_latest
+from pipelines.job import Observer, RunResult
 from pipelines.lineage import LineageRun, Source, told
 from pipelines.plan import read_plan, store_plan
 from pipelines.prepare.beside import files_beside, load_beside
@@ -23,7 +24,6 @@ from pipelines.prepare.settings import JOB, PrepareSettings, check, opened
 from pipelines.prepare.sources import list_sources
 from pipelines.prepare.verify import read_markers
 from pipelines.prepare.work import Beside, PreparedUnit, Work, prepare_unit
-from pipelines.run import Observer, RunResult
 from pipelines.storage import Storage, absolute, join
 from pipelines.telemetry import RunMetrics
 from pipelines.work import resumable

@@ -14,8 +14,8 @@ from rich.console import Console
 from jobs.console import ConsoleObserver, Tally, show_result
 from jobs.demo import DemoResult, show_demo
 from jobs.logs import JsonLines
+from pipelines.job import RunResult
 from pipelines.plan import Plan
-from pipelines.run import RunResult
 
 HOSTILE = "/data/[old]/[/x]/:bee:/runs"
 

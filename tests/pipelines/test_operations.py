@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 
 from jobs.cli import app
 from pipelines.commit import load_manifest, manifest_rows, point_latest
+from pipelines.job import RunResult
 from pipelines.lease import Lease
-from pipelines.run import RunResult
 from pipelines.storage import Storage, StorageOptions
 from pipelines.verify import open_run, verify
 from qrcore.errors import ErrorLimitError, InputError

@@ -21,11 +21,11 @@ from pipelines.influence.ranking import RankingSettings, _rank_group, _slim_rows
 from pipelines.influence.rows import INFLUENCE_SCHEMA, influence_row, influence_table
 from pipelines.influence.run import InfluenceFiles, InfluenceJob
 from pipelines.inputs import survey_file
+from pipelines.job import contract_of
 from pipelines.metrics import UnitMetrics
 from pipelines.plan import Plan, Unit, cut_units, encode_schema, planned_files, store_plan, usable_surveys
 from pipelines.report.parts import CommonParts
 from pipelines.rows import Source, duplicate_query_id, error_table, read_input_rows
-from pipelines.run import contract_of
 from pipelines.storage import Storage, StorageOptions
 from pipelines.units import from_ipc, to_ipc, unit_uri
 from pipelines.verify import open_run, verify
