@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from jobs.committing import commit_job
 from jobs.settings import validate
 from jobs.shell import COMMITTED, Assignments, Config, Debug, Heads, Model, Name, Output, exit_code, gather, guarded
 
@@ -45,17 +46,10 @@ def prepare(
 
 
 def _prepare(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
-    from jobs.console import ConsoleObserver, show_result
-    from jobs.native_output import native_stderr_held
     from jobs.prepare import PrepareConfig
     from jobs.prepare import prepare as run_prepare
 
-    config = validate(PrepareConfig, gather(config_file, flags, assignments))
-    console = Console()
-    with native_stderr_held(), ConsoleObserver(console) as observer:
-        result = run_prepare(config, observer)
-    show_result(console, result, done="prepared")
-    return exit_code(result.manifest.failed, 0)
+    return commit_job(PrepareConfig, gather(config_file, flags, assignments), run_prepare, done="prepared")
 
 
 def select(
@@ -106,17 +100,11 @@ def select(
 
 
 def _select(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
-    from jobs.console import ConsoleObserver, show_result
-    from jobs.native_output import native_stderr_held
     from jobs.select import SelectConfig
     from jobs.select import select as run_select
 
-    config = validate(SelectConfig, gather(config_file, flags, assignments))
-    console = Console()
-    with native_stderr_held(), ConsoleObserver(console) as observer:
-        result = run_select(config, observer)
-    show_result(console, result, done="selected")
-    return exit_code(result.manifest.failed, len(result.manifest.skipped_files))
+    values = gather(config_file, flags, assignments)
+    return commit_job(SelectConfig, values, run_select, done="selected", judged_by=lambda config: config.qrels)
 
 
 def answer(

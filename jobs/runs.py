@@ -30,15 +30,15 @@ _MOST_SHOWN: Final = 200
 RunUri = Annotated[str, typer.Argument(help="A run: OUTPUT/<run_id>, local or s3://.")]
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Put the commands of this file into ``app``."""
+def add_commands(app: typer.Typer, panel: str) -> None:
+    """Put the commands of this file into ``app``, and into this panel of its help."""
 
-    @app.command()
+    @app.command(rich_help_panel=panel)
     def status(uri: RunUri, config: Config = None, assignments: Assignments = None, debug: Debug = False) -> None:
         """Where a run stands: units, rows, errors, throughput, time to go, and who works on it or committed it."""
         raise typer.Exit(guarded(lambda: _status(uri, _storage(config, assignments)), debug))
 
-    @app.command()
+    @app.command(rich_help_panel=panel)
     def verify(
         uri: RunUri,
         no_input: Annotated[bool, typer.Option("--no-input", help="Do not compare with the input.")] = False,
@@ -49,7 +49,7 @@ def add_commands(app: typer.Typer) -> None:
         """Read a committed run again, every row, and name everything that is wrong (exit code 1)."""
         raise typer.Exit(guarded(lambda: _verify(uri, _storage(config, assignments), with_input=not no_input), debug))
 
-    @app.command()
+    @app.command(rich_help_panel=panel)
     def clean(
         uri: RunUri,
         code: Annotated[str | None, typer.Argument(help="With --units-with-errors: only this error code.")] = None,
@@ -65,7 +65,7 @@ def add_commands(app: typer.Typer) -> None:
         errors_of = (code or "") if units_with_errors else None
         raise typer.Exit(guarded(lambda: _clean(uri, _storage(config, assignments), errors_of, yes=yes), debug))
 
-    @app.command()
+    @app.command(rich_help_panel=panel)
     def rollback(
         output: Annotated[str, typer.Argument(help="Folder of runs.")],
         name: Annotated[str, typer.Argument(help="Name of the runs.")],
@@ -80,7 +80,7 @@ def add_commands(app: typer.Typer) -> None:
         """Point NAME.latest.json at an earlier committed run, until a later one commits."""
         raise typer.Exit(guarded(lambda: _rollback(output, name, run_id, _storage(config, assignments)), debug))
 
-    @app.command()
+    @app.command(rich_help_panel=panel)
     def plan(
         inputs: Inputs = None,
         output: Output = None,
