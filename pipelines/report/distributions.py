@@ -21,21 +21,18 @@ def distribution(values: Sequence[float]) -> Distribution:
     if not values:
         return Distribution(p5=None, p50=None, p95=None, max=None, edges=(), counts=())
     p5, p50, p95 = np.percentile(values, [5, 50, 95])
-    low, high, bins = _extent(values)
-    counts, edges = np.histogram(values, bins=bins, range=(low, high))
+    counts, edges = np.histogram(values, bins=_bins(values))
     return Distribution(
         p5=p5, p50=p50, p95=p95, max=max(values), edges=tuple(edges.tolist()), counts=tuple(counts.tolist())
     )
 
 
-def _extent(values: Sequence[float]) -> tuple[float, float, int]:
-    """Where the bins begin and end, and how many there are."""
-    low, high = min(values), max(values)
-    whole = all(isinstance(value, int) for value in values)
-    if whole and high - low < _BINS:
-        return low - 0.5, high + 0.5, int(high - low) + 1  # each number in the middle of a bin of its own
+def _bins(values: Sequence[float]) -> int | np.ndarray:
+    spread = max(values) - min(values)
+    if all(isinstance(value, int) for value in values) and spread < _BINS:
+        return np.arange(min(values) - 0.5, max(values) + 1)  # a bar for each number
     # Values that differ by rounding alone leave no room for more edges between them.
-    return low, high, _BINS if whole or high - low > 1e-9 * max(abs(high), abs(low)) else 1
+    return _BINS if spread > 1e-9 * max(abs(max(values)), abs(min(values))) else 1
 
 
 def histogram(title: str, values: Distribution | None, axis: str, counted: str = "queries") -> Markup | None:
