@@ -19,7 +19,7 @@ from qrcore.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipelines.answer import AnswerSettings
-    from pipelines.run import Observer, RunResult
+    from pipelines.job import Observer, RunResult
 
 
 class AnsweredConfig(Section):

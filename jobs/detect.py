@@ -15,7 +15,7 @@ from jobs.settings import flatten
 
 if TYPE_CHECKING:
     from pipelines.detect import DetectSettings
-    from pipelines.run import Observer, RunResult
+    from pipelines.job import Observer, RunResult
     from qrcore.heads import HeadSet
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from jobs.config import ActorsConfig, ClusterConfig, LineageConfig, OutputConfig, StorageConfig, UnitsConfig
+from jobs.config import ActorsConfig, ClusterConfig, CostConfig, LineageConfig, OutputConfig, StorageConfig, UnitsConfig
 from jobs.settings import Section, run_name, setting
 
 
@@ -124,4 +124,5 @@ class DetectConfig(Section):
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    cost: CostConfig = Field(default_factory=CostConfig)
     lineage: LineageConfig = Field(default_factory=LineageConfig)

@@ -12,6 +12,7 @@ from pydantic import Field
 from jobs.config import (
     ActorsConfig,
     ClusterConfig,
+    CostConfig,
     LineageConfig,
     ModelConfig,
     OutputConfig,
@@ -24,7 +25,7 @@ from jobs.settings import Section, flatten, run_name, setting
 
 if TYPE_CHECKING:
     from pipelines.influence.run import InfluenceJobSettings
-    from pipelines.run import Observer, RunResult
+    from pipelines.job import Observer, RunResult
 
 
 class MaskConfig(Section):
@@ -77,6 +78,7 @@ class InfluenceConfig(Section):
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    cost: CostConfig = Field(default_factory=CostConfig)
     lineage: LineageConfig = Field(default_factory=LineageConfig)
 
 

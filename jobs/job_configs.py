@@ -16,7 +16,7 @@ JOB_CONFIGS: Final = {
     "select": ("jobs.select", "SelectConfig"),
     "answer": ("jobs.answer", "AnswerConfig"),
     "evaluate": ("jobs.evaluate", "EvaluateConfig"),
-    "compare": ("jobs.evaluate", "EvaluateConfig"),
+    "compare": ("jobs.evaluate", "CompareConfig"),
     "detect": ("jobs.detect_config", "DetectConfig"),
     "influence": ("jobs.influence", "InfluenceConfig"),
     "needles": ("jobs.needles", "NeedlesConfig"),

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from jobs.detect_config import DetectConfig
     from jobs.influence import InfluenceConfig
     from jobs.select import SelectConfig
+    from pipelines.job import Observer, RunResult, RunSettings
     from pipelines.rerank import RerankSettings
-    from pipelines.run import Observer, RunResult, RunSettings
     from pipelines.scorers import ScorerSettings
     from qrcore.windows import ContextSettings
 
@@ -125,8 +125,8 @@ def run_settings(
 ) -> RunSettings:
     """What every run is told, from sections that all jobs have; what select and answer read is found as they run."""
     from pipelines.cluster import ClusterSettings
+    from pipelines.job import RunSettings
     from pipelines.lineage import LineageSettings
-    from pipelines.run import RunSettings
     from pipelines.storage import StorageOptions
     from pipelines.work import PoolSettings
 

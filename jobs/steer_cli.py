@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from jobs.settings import validate
-from jobs.shell import Assignments, Config, Debug, Heads, Model, Name, Output, exit_code, gather, guarded
+from jobs.committing import commit_job
+from jobs.shell import Assignments, Config, Debug, Heads, Model, Name, Output, gather, guarded
 
 
 def influence(
@@ -43,14 +42,7 @@ def influence(
 
 
 def _influence(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
-    from jobs.console import ConsoleObserver, show_result
     from jobs.influence import InfluenceConfig
     from jobs.influence import influence as run_influence
-    from jobs.native_output import native_stderr_held
 
-    config = validate(InfluenceConfig, gather(config_file, flags, assignments))
-    console = Console()
-    with native_stderr_held(), ConsoleObserver(console) as observer:
-        result = run_influence(config, observer)
-    show_result(console, result)
-    return exit_code(result.manifest.failed, len(result.manifest.skipped_files))
+    return commit_job(InfluenceConfig, gather(config_file, flags, assignments), run_influence)

@@ -14,10 +14,11 @@ from pipelines.answer_files import AnswerFiles
 from pipelines.answer_worker import ANSWER_FIELDS, AnswerWorker, BundleContexts, Contexts, WholeContexts, answer_schema
 from pipelines.commit import load_manifest
 from pipelines.inputs import FileSurvey
+from pipelines.job import Observer, RunResult, RunSettings
 from pipelines.labels import Qrels, load_qrels
 from pipelines.plan import Plan
 from pipelines.ranked_run import RankedRun, open_ranked
-from pipelines.run import Observer, RunResult, RunSettings, run_job
+from pipelines.run import run_job
 from pipelines.schemas import Carry, carried_fields
 from pipelines.storage import Storage, StorageOptions, absolute
 from pipelines.work import UnitWorker
@@ -118,7 +119,7 @@ def open_answerer(settings: AnswererSettings) -> Answerer:
 
 @dataclass(frozen=True, slots=True)
 class AnswerJob:
-    """See :class:`pipelines.run.Job`."""
+    """See :class:`pipelines.job.Job`."""
 
     settings: AnswerSettings
     bundles: RankedRun | None

@@ -10,12 +10,12 @@ from typing import Any, Final
 from pydantic import Field
 
 from pipelines.commit import StoredUnit
+from pipelines.job import RunResult
 from pipelines.measures import paired_bootstrap
 from pipelines.plan import Plan
 from pipelines.report.distributions import distribution
 from pipelines.report.parts import committed_run
 from pipelines.report.records import Distribution, Record, Run
-from pipelines.run import RunResult
 from pipelines.side_files import ErrorLines, read_side_file
 from pipelines.storage import Storage, StorageOptions, join
 from qrcore.answers import pair_accuracy, verdict
@@ -62,7 +62,7 @@ class AnswerReport(Record):
 
 
 class AnswerFiles:
-    """Collects what the report says while units stream by; see :class:`pipelines.run.SideFileWriter`."""
+    """Collects what the report says while units stream by; see :class:`pipelines.job.SideFileWriter`."""
 
     def __init__(self, plan: Plan, started_at: datetime) -> None:
         self._plan, self._started_at = plan, started_at

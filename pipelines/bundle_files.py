@@ -7,13 +7,14 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from pipelines.commit import StoredUnit
 from pipelines.labels import Qrels
 from pipelines.plan import Plan
 from pipelines.report.bundle_page import render_bundles
 from pipelines.report.bundles import BundleCounts
-from pipelines.report.parts import committed_run
+from pipelines.report.parts import committed_run, pace_of
 from pipelines.rows import Row
 from pipelines.side_files import ErrorLines
 from pipelines.storage import Storage, join
@@ -29,13 +30,14 @@ class BundleFileSettings:
 
 
 class BundleFiles:
-    """Chat lines, errors and counts, collected while units stream by; see :class:`pipelines.run.SideFileWriter`."""
+    """Chat lines, errors and counts, collected while units stream by; see :class:`pipelines.job.SideFileWriter`."""
 
     def __init__(self, plan: Plan, settings: BundleFileSettings) -> None:
         self._plan = plan
         self._started_at = settings.started_at
         self._errors = ErrorLines()
         self._chat = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
+        self._footers: list[Mapping[str, Any]] = []
         self._counts = BundleCounts(plan, settings.qrels_uri, settings.qrels)
 
     @property
@@ -48,6 +50,7 @@ class BundleFiles:
         for stored in units:
             self._errors.add(stored)
             self._counts.add(stored)
+            self._footers.append(stored.footer)
             for row in stored.answers.to_pylist():
                 if row["error"] is None:
                     self._add_chat(row)
@@ -81,7 +84,7 @@ class BundleFiles:
         self._chat.close()
         errors = self._errors.write(storage, run_uri, folder)
         run = committed_run(self._plan, run_uri, driver, self._started_at, datetime.now(UTC), resumed=resumed)
-        report = self._counts.finish(run)
+        report = self._counts.finish(run, pace_of(self._plan.config, self._footers, write_s, run))
         contents = {"report.json": report.model_dump_json(indent=1), "report.html": render_bundles(report)}
         for name, text in contents.items():
             storage.create(join(run_uri, folder, name), text.encode())

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -26,11 +27,13 @@ from pipelines.detection.rivals import rivals
 from pipelines.detection.rows import HEAD_VALUES_SCHEMA
 from pipelines.identity import code_version, content_hash
 from pipelines.inputs import FileSurvey
+from pipelines.job import Observer, RunResult, RunSettings
 from pipelines.labels import Qrels, load_qrels
 from pipelines.needle_columns import needle_fields
 from pipelines.plan import Plan
 from pipelines.prove import ProveSettings
-from pipelines.run import Observer, RunResult, RunSettings, run_job
+from pipelines.report.parts import CommonParts
+from pipelines.run import run_job
 from pipelines.scorers import ScorerSettings, on_requested_device, scorer_identity, scorer_record
 from pipelines.side_files import ErrorLines, read_side_file
 from pipelines.splits import Part
@@ -131,11 +134,12 @@ def _masks(settings: DetectSettings, found: HeadSet) -> Masks:
 
 @dataclass(frozen=True, slots=True)
 class DetectJob:
-    """See :class:`pipelines.run.Job`."""
+    """See :class:`pipelines.job.Job`."""
 
     settings: DetectSettings
     qrels: Qrels
     name: str = JOB
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def probe(self) -> Callable[[], DetectFacts]:
         method = COPY if self.settings.copying else self.settings.method
@@ -168,7 +172,7 @@ class DetectJob:
         return partial(_worker, scorer, methods, self.settings.part, self.settings.copying, self.qrels)
 
     def side_files(self, plan: Plan, facts: DetectFacts) -> DetectionSideFiles:
-        return DetectionSideFiles(plan, self.settings, facts, self.qrels)
+        return DetectionSideFiles(CommonParts(plan, self.started_at), self.settings, facts, self.qrels)
 
 
 def _probe(settings: ScorerSettings, method: str, order: str, compare: Sequence[HeadSet]) -> DetectFacts:
@@ -200,10 +204,10 @@ def _worker(
 
 
 class DetectionSideFiles:
-    """See :class:`pipelines.run.SideFileWriter`."""
+    """See :class:`pipelines.job.SideFileWriter`."""
 
-    def __init__(self, plan: Plan, settings: DetectSettings, facts: DetectFacts, qrels: Qrels) -> None:
-        self._plan = plan
+    def __init__(self, common: CommonParts, settings: DetectSettings, facts: DetectFacts, qrels: Qrels) -> None:
+        self._common = common
         self._settings = settings
         self._facts = facts
         self._examples = Examples(facts.shape, unmet=set(qrels))
@@ -212,6 +216,7 @@ class DetectionSideFiles:
     def watch(self, units: Iterable[StoredUnit]) -> Iterator[StoredUnit]:
         """The same units, taken note of."""
         for stored in units:
+            self._common.add(stored)
             self._examples.add(stored.answers)
             self._errors.add(stored)
             yield stored
@@ -223,7 +228,8 @@ class DetectionSideFiles:
         chosen, *others = self._found()
         origin = self._origin()
         artifact = head_set(chosen, self._examples, origin)
-        report = detection_report(artifact, chosen, others, self._examples)
+        common = self._common.finish(run_uri, driver, write_s, resumed=resumed)
+        report = common.model_dump(mode="json") | detection_report(artifact, chosen, others, self._examples)
         report["order"] = self._facts.order
         report["copying"] = self._copying()
         report["rivals"] = rivals(chosen, others, self._facts.shape, self._settings.choice, self._settings.compare)
@@ -232,7 +238,7 @@ class DetectionSideFiles:
             HEAD_SET_FILE: artifact.model_dump_json(indent=1, exclude_none=True).encode(),
             HEAD_SCORES_FILE: head_score_table([chosen, *others], origin),
             REPORT_FILE: json.dumps(report, indent=1).encode(),
-            PAGE_FILE: detection_page(report, artifact, self._line(run_uri)).encode(),
+            PAGE_FILE: detection_page(report, artifact, self._line(run_uri), common).encode(),
         }
         folder = f"commit/{driver}"
         for name, data in contents.items():
@@ -241,11 +247,12 @@ class DetectionSideFiles:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """See :class:`pipelines.run.SideFileWriter`; those of the choice stand in the report."""
+        """See :class:`pipelines.job.SideFileWriter`; those of the choice stand in the report."""
         return ()
 
     def _line(self, run_uri: str) -> RunLine:
-        return RunLine(self._plan.run_id, JOB, self._plan.name, run_uri, sum(self._examples.prompt_tokens))
+        plan = self._common.plan
+        return RunLine(plan.run_id, JOB, plan.name, run_uri, sum(self._examples.prompt_tokens))
 
     def _found(self) -> list[Found]:
         settings = self._settings

@@ -18,8 +18,8 @@ from pipelines.answer_files import AnswerFiles
 from pipelines.answer_prompts import STYLES
 from pipelines.answer_worker import AnswerWorker, BundleContexts, Context, WholeContexts, answer_schema
 from pipelines.commit import CommittedObject, StoredUnit, manifest_rows
+from pipelines.job import RunResult
 from pipelines.plan import Plan, Unit, encode_schema
-from pipelines.run import RunResult
 from pipelines.schemas import INPUT_SCHEMA
 from pipelines.side_files import read_side_file
 from pipelines.storage import StorageOptions
