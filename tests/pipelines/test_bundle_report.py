@@ -75,12 +75,12 @@ ROWS = [
 ]
 
 
-def report_of(rows: Sequence[dict[str, Any]], qrels: Any = None) -> BundleReport:
+def report_of(rows: Sequence[dict[str, Any]], qrels: Any = None, gold_missing: Any = None) -> BundleReport:
     counts = BundleCounts(PLAN, "qrels.tsv" if qrels is not None else None, qrels)
     entry = CommittedObject(path="p", unit_id="u", size=1, sha256="s", rows=6, scored=5, failed=1)
     for half in (rows[:3], rows[3:]):
         counts.add(StoredUnit(PLAN.units[0], entry, {}, pa.Table.from_pylist(list(half), schema=bundle_schema(()))))
-    return counts.finish(RUN)
+    return counts.finish(RUN, gold_missing)
 
 
 def test_counts_of_tokens_rows_and_reasons() -> None:
@@ -106,6 +106,19 @@ def test_gold_counts_judged_queries_with_a_bundle_and_names_the_missing() -> Non
     assert (gold.all_gold, gold.some_gold, gold.no_gold) == (1, 1, 1)
     assert gold.low is not None and gold.high is not None and gold.low <= gold.recall <= gold.high  # type: ignore[operator]
     assert gold.per_1k_tokens == pytest.approx(1000 * 3 / 140)
+
+
+def test_gold_that_is_no_candidate_is_counted() -> None:
+    report = report_of(ROWS, QRELS, {"a": 1, "c": 1, "bad": 1})
+    gold = report.gold
+    assert gold is not None
+    # What failed is not among the judged queries, and its gold is not either.
+    assert (gold.gold, gold.gold_missing, gold.queries_without_their_gold) == (5, 2, 1)
+    said = (
+        "2 of the 5 relevant documents are not among the candidates, so that no bundle could hold them (all of theirs"
+    )
+    assert f"{said} in 1 of the queries)." in render_bundles(report)
+    assert "among the candidates" not in render_bundles(report_of(ROWS, QRELS, {"bad": 1}))
 
 
 def test_gold_of_queries_that_the_heads_were_found_on_counts_for_nothing() -> None:
