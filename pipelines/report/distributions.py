@@ -25,10 +25,10 @@ def distribution(values: Sequence[float]) -> Distribution:
     )
 
 
-def _bins(values: Sequence[float]) -> int:
+def _bins(values: Sequence[float]) -> int | np.ndarray:
     spread = max(values) - min(values)
-    if all(isinstance(value, int) for value in values):
-        return min(_BINS, max(1, int(spread)))
+    if all(isinstance(value, int) for value in values) and spread < _BINS:
+        return np.arange(min(values) - 0.5, max(values) + 1)  # a bar for each number
     # Values that differ by rounding alone leave no room for more edges between them.
     return _BINS if spread > 1e-9 * max(abs(max(values)), abs(min(values))) else 1
 

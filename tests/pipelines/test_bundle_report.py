@@ -148,6 +148,17 @@ def test_the_page_stands_alone_and_says_it_all() -> None:
     assert "&lt;b&gt;none" in page and "<b>none" not in page
 
 
+def test_tiny_shares_are_not_zero_and_few_numbers_have_a_bar_each() -> None:
+    rows = [bundle("a", ["x"], 90, 10**6), bundle("b", ["x", "y"], 90, 10**6), bundle("c", ["x", "y"], 90, 10**6)]
+    page = render_bundles(report_of(rows))
+    assert "0.009 %" in page and ">0.0 %" not in page
+    segments = draw(report_of(rows))["segments"]
+    assert segments is not None
+    assert "<title>1: 1 bundles</title>" in segments and "<title>2: 2 bundles</title>" in segments
+    assert re.findall(r'class="tick[^>]*>([^<]+)<', segments)[-2:] == ["1", "2"]
+    assert "from 1 to 2; median 2" in segments
+
+
 @pytest.mark.parametrize("rows", [ROWS[5:], ROWS[3:4], ROWS[:1], []])
 def test_any_run_has_a_page(rows: list[dict[str, Any]]) -> None:
     page = render_bundles(report_of(rows, QRELS if rows else {}))

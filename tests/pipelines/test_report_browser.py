@@ -49,7 +49,8 @@ CONTRAST = """(() => {
   };
   const texts = [...document.querySelectorAll('p, td, th, dt, dd, h1, h2, h3, .soft, .pill, .good, .bad:not(.key)')];
   const drawn = [...document.querySelectorAll('text.tick, text.label, text.value')];
-  const cells = ratio(style(document.querySelector('text.in')).fill, style(document.querySelector('rect.cell')).fill);
+  const [inside, cell] = ['text.in', 'rect.cell'].map(kind => document.querySelector(kind));
+  const cells = inside ? ratio(style(inside).fill, style(cell).fill) : 21;
   return Math.min(cells, ...texts.map(node => ratio(style(node).color, behind(node))),
     ...drawn.map(node => ratio(style(node).fill, behind(node))));
 })()"""
