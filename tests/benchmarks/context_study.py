@@ -53,10 +53,10 @@ from tests.benchmarks.embedded_lists import COLLECTIONS, JudgedRows, read_collec
 #: Queries of each collection at most, the same ones always: of long contexts fewer, so that a study takes minutes.
 QUERIES: Final = {
     "clipper_chapters": 24,
-    "locomo_sessions": 60,
-    "locomo_turns": 60,
-    "xquad_long": 60,
-    "policyqa": 90,
+    "locomo_sessions": 48,
+    "locomo_turns": 48,
+    "xquad_long": 30,
+    "policyqa": 100,
     "hotpotqa": 120,
     "2wikimultihopqa": 100,
 }
