@@ -24,6 +24,9 @@ def influence(
     allow_model_mismatch: Annotated[
         bool, typer.Option("--allow-model-mismatch", help="Use heads found for another revision or other weights.")
     ] = False,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Score documents made of this Python's documentation, plain and copied.")
+    ] = False,
     config: Config = None,
     assignments: Assignments = None,
     debug: Debug = False,
@@ -39,7 +42,8 @@ def influence(
         "mask.controls": controls,
         "name": name,
     }
-    raise typer.Exit(guarded(lambda: _influence(config, flags, assignments or []), debug))
+    run = _influence_demo if demo else _influence
+    raise typer.Exit(guarded(lambda: run(config, flags, assignments or []), debug))
 
 
 def _influence(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
@@ -54,3 +58,16 @@ def _influence(config_file: str | None, flags: dict[str, Any], assignments: list
         result = run_influence(config, observer)
     show_result(console, result)
     return exit_code(result.manifest.failed, len(result.manifest.skipped_files))
+
+
+def _influence_demo(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
+    from jobs.console import ConsoleObserver, show_result
+    from jobs.influence_demo import influence_demo, show_separation
+    from jobs.native_output import native_stderr_held
+
+    console = Console()
+    with native_stderr_held(), ConsoleObserver(console) as observer:
+        shown = influence_demo(gather(config_file, flags, assignments), observer)
+    show_separation(console, shown.found)
+    show_result(console, shown.run)
+    return exit_code(shown.run.manifest.failed, len(shown.run.manifest.skipped_files))

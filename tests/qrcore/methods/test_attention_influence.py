@@ -188,6 +188,17 @@ def test_controls_come_from_the_same_layers_as_far_as_there_are_others() -> None
     assert len(draw_same_layer(last[:3], shape, 5, seed=0)) == 1, "there is one other set only"
 
 
+def test_controls_may_come_from_later_layers_too() -> None:
+    method = AttentionInfluence(replace(SETTINGS, controls=30, control_layers="same_or_later"))
+    sets = method.control_sets(_embedded())
+    assert len(set(sets)) == 30 and all(len(set(heads)) == len(HEADS) for heads in sets)
+    assert not set(HEADS) & {head for heads in sets for head in heads}
+    layers = {head.layer for heads in sets for head in heads}
+    assert min(layers) == 1 and max(layers) == open_model("embedded").shape.layers - 1
+    assert method.settings["control_layers"] == "same_or_later"
+    assert any(sorted(head.layer for head in heads) != [1, 1, 2] for heads in sets)
+
+
 # What cannot be scored
 
 
@@ -211,7 +222,14 @@ def test_numbers_that_are_none_become_an_error(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"mask_mode": "bias"}, {"controls": -1}, {"chunk_tokens": 2}, {"pass_tokens": 0}, {"copies_at_once": 0}],
+    [
+        {"mask_mode": "bias"},
+        {"control_layers": "any"},
+        {"controls": -1},
+        {"chunk_tokens": 2},
+        {"pass_tokens": 0},
+        {"copies_at_once": 0},
+    ],
 )
 def test_settings_that_nothing_can_be_scored_with(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(settings))):
