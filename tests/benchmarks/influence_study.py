@@ -53,7 +53,7 @@ def halves(texts: Sequence[str], count: int, words: int = WORDS) -> list[str]:
 def measure(model: str, heads: str | None, mode: str, pairs: Sequence[dict[str, Any]], controls: int) -> dict[str, Any]:
     """All numbers of one model and one mask as plain values."""
     source = open_model(model)
-    chosen = resolve_heads(heads, source.head_set, source.shape)
+    chosen = resolve_heads(heads, source.copying_heads, source.shape)
     method = load_method("attention_influence").build(
         unique_heads(chosen.head_list), mask_mode=mode, controls=controls, control_layers="same_or_later"
     )

@@ -25,8 +25,8 @@ def test_the_study_tells_the_difference_and_its_place_among_controls(
     influence_study.main([*given, "--model", "embedded", "--pairs", "4", "--controls", "3"])
     uniform, zero = json.loads((tmp_path / "out" / "influence_study.json").read_text(encoding="utf-8"))
     source = open_model("embedded")
-    assert source.head_set is not None
-    assert uniform["heads"] == [str(head) for head in unique_heads(source.head_set.head_list)]
+    assert source.copying_heads is not None
+    assert uniform["heads"] == [str(head) for head in unique_heads(source.copying_heads.head_list)]
     assert uniform["weights_sha256"] == weights_sha256(source.path)
     assert (uniform["mask_mode"], zero["mask_mode"], uniform["failed"]) == ("uniform", "zero", 0)
     assert (uniform["pairs"], len(uniform["controls"])) == (4, 3) and 0 <= uniform["noise"] < 1e-4
