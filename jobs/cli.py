@@ -35,6 +35,7 @@ for command in (
     context_cli.evaluate,
     context_cli.compare,
     steer_cli.influence,
+    steer_cli.contrast,
 ):
     app.command()(command)
 

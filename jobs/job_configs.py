@@ -19,6 +19,7 @@ JOB_CONFIGS: Final = {
     "compare": ("jobs.evaluate", "EvaluateConfig"),
     "detect": ("jobs.detect_config", "DetectConfig"),
     "influence": ("jobs.influence", "InfluenceConfig"),
+    "contrast": ("jobs.contrast", "ContrastConfig"),
     "needles": ("jobs.needles", "NeedlesConfig"),
     "train-embedded": ("jobs.train_embedded", "TrainEmbeddedConfig"),
 }

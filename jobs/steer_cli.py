@@ -10,6 +10,10 @@ from rich.console import Console
 from jobs.settings import validate
 from jobs.shell import Assignments, Config, Debug, Heads, Model, Name, Output, exit_code, gather, guarded
 
+AllowMismatch = Annotated[
+    bool, typer.Option("--allow-model-mismatch", help="Use heads found for another revision or other weights.")
+]
+
 
 def influence(
     inputs: Annotated[
@@ -21,9 +25,7 @@ def influence(
     top: Annotated[float | None, typer.Option(help="Share of each domain that is selected, 0 to 1.")] = None,
     controls: Annotated[int | None, typer.Option(help="Sets of other heads to compare with.")] = None,
     name: Name = None,
-    allow_model_mismatch: Annotated[
-        bool, typer.Option("--allow-model-mismatch", help="Use heads found for another revision or other weights.")
-    ] = False,
+    allow_model_mismatch: AllowMismatch = False,
     config: Config = None,
     assignments: Assignments = None,
     debug: Debug = False,
@@ -53,4 +55,62 @@ def _influence(config_file: str | None, flags: dict[str, Any], assignments: list
     with native_stderr_held(), ConsoleObserver(console) as observer:
         result = run_influence(config, observer)
     show_result(console, result)
+    return exit_code(result.manifest.failed, len(result.manifest.skipped_files))
+
+
+def contrast(
+    source: Annotated[
+        str | None, typer.Option("--input", help="Committed run of select; or shards: file, folder, run of prepare.")
+    ] = None,
+    output: Output = None,
+    model: Model = None,
+    heads: Heads = None,
+    style: Annotated[
+        str | None, typer.Option(help="paragraphs (the model's retrieval prompt), longmemeval, clipper or plain.")
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option(help="bundle, full (all candidates) or oracle (judged relevant ones).")
+    ] = None,
+    qrels: Annotated[str | None, typer.Option(help="Judgements, for the context oracle.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Fixed weight; without it the next token's entropy.")] = None,
+    controls: Annotated[int | None, typer.Option(help="Sets of other heads to contrast with, too.")] = None,
+    emit_negatives: Annotated[
+        bool, typer.Option("--emit-negatives", help="Write answers with masked heads as samples for tuning.")
+    ] = False,
+    name: Name = None,
+    allow_model_mismatch: AllowMismatch = False,
+    config: Config = None,
+    assignments: Assignments = None,
+    debug: Debug = False,
+) -> None:
+    """Answer with contrast to what the model says without its retrieval heads, and tell what that changed."""
+    flags = {
+        "input.uri": source,
+        "input.context": context,
+        "output.uri": output,
+        "model.id": model,
+        "model.heads": heads,
+        "model.style": style,
+        "model.on_mismatch": "warn" if allow_model_mismatch else None,
+        "qrels": qrels,
+        "contrast.alpha": alpha,
+        "mask.controls": controls,
+        "negatives.emit": emit_negatives or None,
+        "name": name,
+    }
+    raise typer.Exit(guarded(lambda: _contrast(config, flags, assignments or []), debug))
+
+
+def _contrast(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
+    from jobs.console import ConsoleObserver, show_result
+    from jobs.contrast import ContrastConfig, show_contrast
+    from jobs.contrast import contrast as run_contrast
+    from jobs.native_output import native_stderr_held
+
+    config = validate(ContrastConfig, gather(config_file, flags, assignments))
+    console = Console()
+    with native_stderr_held(), ConsoleObserver(console) as observer:
+        result = run_contrast(config, observer)
+    show_result(console, result, done="answered")
+    show_contrast(console, result, config)
     return exit_code(result.manifest.failed, len(result.manifest.skipped_files))
