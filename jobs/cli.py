@@ -36,6 +36,7 @@ for command in (
     context_cli.compare,
     steer_cli.influence,
     steer_cli.contrast,
+    steer_cli.flips,
 ):
     app.command()(command)
 

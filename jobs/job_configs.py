@@ -20,6 +20,7 @@ JOB_CONFIGS: Final = {
     "detect": ("jobs.detect_config", "DetectConfig"),
     "influence": ("jobs.influence", "InfluenceConfig"),
     "contrast": ("jobs.contrast", "ContrastConfig"),
+    "flips": ("jobs.flips", "FlipsConfig"),
     "needles": ("jobs.needles", "NeedlesConfig"),
     "train-embedded": ("jobs.train_embedded", "TrainEmbeddedConfig"),
 }

@@ -114,3 +114,49 @@ def _contrast(config_file: str | None, flags: dict[str, Any], assignments: list[
     show_result(console, result, done="answered")
     show_contrast(console, result, config)
     return exit_code(result.manifest.failed, len(result.manifest.skipped_files))
+
+
+def flips(
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="Needle rows (qrbatch needles): Parquet file or folder.")
+    ] = None,
+    output: Output = None,
+    model: Model = None,
+    compare: Annotated[list[str] | None, typer.Option(help="Another head set to mask; repeatable.")] = None,
+    controls: Annotated[int | None, typer.Option(help="Sets of other heads beside each mask.")] = None,
+    misleading: Annotated[
+        bool, typer.Option("--misleading", help="Put a passage with a wrong answer before the second question.")
+    ] = False,
+    name: Name = None,
+    config: Config = None,
+    assignments: Assignments = None,
+    debug: Debug = False,
+) -> None:
+    """Ask a model whether it is sure of its answers, rank heads by it, and mask them on other rows."""
+    flags = {
+        "input.uris": inputs or None,
+        "output.uri": output,
+        "model.id": model,
+        "masks.compare": compare or None,
+        "masks.controls": controls,
+        "asking.misleading": misleading or None,
+        "name": name,
+    }
+    raise typer.Exit(guarded(lambda: _flips(config, flags, assignments or []), debug))
+
+
+def _flips(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
+    from jobs.console import ConsoleObserver, show_result
+    from jobs.flips import FlipsConfig, show_flips
+    from jobs.flips import flips as run_flips
+    from jobs.native_output import native_stderr_held
+
+    config = validate(FlipsConfig, gather(config_file, flags, assignments))
+    console = Console()
+    with native_stderr_held(), ConsoleObserver(console) as observer:
+        audited = run_flips(config, observer)
+    for result in (audited.fitted, audited.held_out):
+        show_result(console, result, done="asked")
+    show_flips(console, audited)
+    manifests = (audited.fitted.manifest, audited.held_out.manifest)
+    return exit_code(sum(one.failed for one in manifests), sum(len(one.skipped_files) for one in manifests))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -83,7 +83,7 @@ def entropy(logits: Tensor) -> Tensor:
     return -(logs.exp() * logs.masked_fill(torch.isneginf(logs), 0.0)).sum(dim=-1)
 
 
-def support(answer: Sequence[int], context: Sequence[int]) -> float:
+def support(answer: Sequence[Hashable], context: Sequence[Hashable]) -> float:
     """The share of an answer's tokens that the context holds, with multiplicity, 0 to 1; 0 for an empty answer."""
     return (Counter(answer) & Counter(context)).total() / len(answer) if answer else 0.0
 

@@ -10,6 +10,7 @@ from jobs.job_configs import JOB_CONFIGS, config_of
 from jobs.shell import HELD
 from pipelines.answer_worker import ANSWER_FIELDS
 from pipelines.contrast.rows import CONTRAST_FIELDS, TUNING_SCHEMA
+from pipelines.flips.rows import FLIP_FIELDS
 from pipelines.influence.rows import INFLUENCE_SCHEMA
 from pipelines.needle_columns import NEEDLE_FIELDS
 from pipelines.prepare.recipes import names
@@ -50,6 +51,7 @@ def test_output_columns_are_all_named() -> None:
         "needles": NEEDLE_FIELDS,
         "influence": INFLUENCE_SCHEMA,
         "contrast": (*CONTRAST_FIELDS, *TUNING_SCHEMA),
+        "flips": FLIP_FIELDS,
     }
     for job, fields in columns.items():
         for field in fields:
