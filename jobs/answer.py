@@ -107,7 +107,7 @@ def pipeline_settings(config: AnswerConfig, environment: Mapping[str, str] = Map
         ),
         source=config.input.uri,
         context=config.input.context,
-        template=_template(model),
+        template=user_template(model),
         answerer=AnswererSettings(
             model=absolute_model(model.id),
             revision=model.revision,
@@ -123,8 +123,8 @@ def pipeline_settings(config: AnswerConfig, environment: Mapping[str, str] = Map
     )
 
 
-def _template(model: AnsweringModelConfig) -> str | None:
-    """The user's turn: the user's own template, or that of the style."""
+def user_template(model: AnsweringModelConfig) -> str | None:
+    """The user's turn: the user's own template, or that of the style. Raises :class:`ConfigError`."""
     from pipelines.answer_prompts import STYLES
 
     if model.template is None:

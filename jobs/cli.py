@@ -246,6 +246,8 @@ for job in (
     context_cli.compare,
     detect,
     steer_cli.influence,
+    steer_cli.contrast,
+    steer_cli.flips,
     needles,
     train_embedded,
 ):

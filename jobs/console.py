@@ -22,7 +22,13 @@ _TRAINING_HEAD: Final = "done  stage                 tokens      time   loss   c
 
 
 #: Side files that are told of, by what they are called there.
-_TOLD: Final = {"heads": "headset.json", "scores": "head_scores.parquet", "report": "report.html", "chat": "chat.jsonl"}
+_TOLD: Final = {
+    "heads": "headset.json",
+    "scores": "head_scores.parquet",
+    "report": "report.html",
+    "chat": "chat.jsonl",
+    "tuning": "tuning.parquet",
+}
 
 
 def show_line(console: Console, *parts: str | tuple[str, str]) -> None:

@@ -19,6 +19,8 @@ JOB_CONFIGS: Final = {
     "compare": ("jobs.evaluate", "CompareConfig"),
     "detect": ("jobs.detect_config", "DetectConfig"),
     "influence": ("jobs.influence", "InfluenceConfig"),
+    "contrast": ("jobs.contrast", "ContrastConfig"),
+    "flips": ("jobs.flips", "FlipsConfig"),
     "needles": ("jobs.needles", "NeedlesConfig"),
     "train-embedded": ("jobs.train_embedded", "TrainEmbeddedConfig"),
 }

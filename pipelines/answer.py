@@ -64,7 +64,7 @@ class AnswerSettings:
 def run(settings: AnswerSettings, observer: Observer) -> RunResult:
     """Answer and commit; run again after any interruption to go on where it stopped."""
     bundles = find_bundles(settings.source, settings.run.storage)
-    kind = _resolved(settings.context, bundles, settings.qrels)
+    kind = resolved_context(settings.context, bundles, settings.qrels)
     qrels = load_qrels(settings.qrels, settings.run.storage) if settings.qrels and kind == "oracle" else None
     answerer = settings.answerer
     if answerer.device == "auto":
@@ -87,7 +87,9 @@ def find_bundles(uri: str, options: StorageOptions) -> RankedRun | None:
     return open_ranked(uri, manifest, options)
 
 
-def _resolved(context: ContextKind, bundles: RankedRun | None, qrels: str | None) -> ContextKind:
+def resolved_context(context: ContextKind, bundles: RankedRun | None, qrels: str | None) -> ContextKind:
+    """What is answered from, where that is to be seen from the input. Raises :class:`ConfigError` for what is not
+    there."""
     if context == "auto":
         return "bundle" if bundles else "full"
     if context == "bundle" and bundles is None:
