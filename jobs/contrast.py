@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 from rich.console import Console
 
-from jobs.answer import AnsweredConfig, AnsweringModelConfig, user_template
+from jobs.answer import user_template
+from jobs.answer_config import AnsweredConfig, AnsweringModelConfig
 from jobs.config import (
     ActorsConfig,
     ClusterConfig,
@@ -144,7 +145,7 @@ def pipeline_settings(
     config: ContrastConfig, environment: Mapping[str, str] = MappingProxyType({})
 ) -> ContrastSettings:
     """The pipeline's settings for this configuration in this environment."""
-    from pipelines.answer import AnswererSettings
+    from pipelines.answers.settings import AnswererSettings
     from pipelines.contrast.model import ContrastModel, TuningSettings
     from pipelines.contrast.run import ContrastSettings
 

@@ -137,7 +137,7 @@ def flips(config: FlipsConfig, observer: Observer) -> Audited:
 
 def pipeline_settings(config: FlipsConfig, environment: Mapping[str, str] = MappingProxyType({})) -> FlipSettings:
     """The pipeline's settings for this configuration in this environment."""
-    from pipelines.answer import AnswererSettings
+    from pipelines.answers.settings import AnswererSettings
     from pipelines.flips.model import FlipModel
     from pipelines.flips.run import FlipSettings
 

@@ -14,7 +14,7 @@ JOB_CONFIGS: Final = {
     "prepare": ("jobs.prepare", "PrepareConfig"),
     "rerank": ("jobs.config", "RerankConfig"),
     "select": ("jobs.select", "SelectConfig"),
-    "answer": ("jobs.answer", "AnswerConfig"),
+    "answer": ("jobs.answer_config", "AnswerConfig"),
     "evaluate": ("jobs.evaluate", "EvaluateConfig"),
     "compare": ("jobs.evaluate", "CompareConfig"),
     "detect": ("jobs.detect_config", "DetectConfig"),

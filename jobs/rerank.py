@@ -15,7 +15,7 @@ from qrcore.errors import ConfigError
 from qrcore.shipped import EMBEDDED_MODELS
 
 if TYPE_CHECKING:
-    from jobs.answer import AnswerConfig
+    from jobs.answer_config import AnswerConfig
     from jobs.contrast import ContrastConfig
     from jobs.detect_config import DetectConfig
     from jobs.flips import FlipsConfig

@@ -32,6 +32,7 @@ TOLD: Final = {
     "pipelines/report/macros.html.j2": "pieces that several pages share",
     "pipelines/report/report.html.j2": "the page of a re-ranking run",
     "pipelines/report/select.html.j2": "the page of a run of select",
+    "pipelines/report/answer.html.j2": "the page of a run of answer",
     "pipelines/report/influence.html.j2": "the page of scored documents",
     "pipelines/report/contrast.html.j2": "the page of contrasted answers",
     "pipelines/report/flips.html.j2": "the page of an audit of second thoughts",

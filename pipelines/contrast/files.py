@@ -52,7 +52,7 @@ class TuningRows:
 
 
 class ContrastFiles:
-    """Collects what side files say while units stream by; see :class:`pipelines.run.SideFileWriter`."""
+    """Collects what side files say while units stream by; see :class:`pipelines.job.SideFileWriter`."""
 
     def __init__(
         self,

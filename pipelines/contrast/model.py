@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines.answer import AnswererSettings
+from pipelines.answers.settings import AnswererSettings
 from qrcore.contracts.answerer import AnswererIdentity
 from qrcore.contracts.contrast import ContrastIdentity
 

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pipelines.answer import ContextKind, find_bundles, resolved_context
+from pipelines.answer import find_bundles
+from pipelines.answers.settings import ContextKind, resolved_context
 from pipelines.contrast.files import ContrastFiles
 from pipelines.contrast.model import ContrastFacts, ContrastModel, TuningSettings
 from pipelines.contrast.rows import CONTRAST_FIELDS, contrast_schema
@@ -36,8 +37,8 @@ _RESOLVED_BY_PROBE: Final = frozenset(
 @dataclass(frozen=True, slots=True)
 class ContrastSettings:
     """Everything that contrasting is told. ``source``, ``context``, ``template``, ``carry`` and ``qrels``: as of
-    :class:`pipelines.answer.AnswerSettings`; ``tuning``: that masked answers become samples, and how; ``examples``:
-    whether the report shows texts."""
+    :class:`pipelines.answers.settings.AnswerSettings`; ``tuning``: that masked answers become samples, and how;
+    ``examples``: whether the report shows texts."""
 
     run: RunSettings
     source: str
@@ -53,7 +54,7 @@ class ContrastSettings:
 def run(settings: ContrastSettings, observer: Observer) -> RunResult:
     """Answer and commit; run again after any interruption to go on where it stopped."""
     bundles = find_bundles(settings.source, settings.run.storage)
-    kind = resolved_context(settings.context, bundles, settings.qrels)
+    kind = resolved_context(settings.context, settings.qrels, bundles=bundles is not None)
     qrels = load_qrels(settings.qrels, settings.run.storage) if settings.qrels and kind == "oracle" else None
     answerer = settings.model.answerer
     if answerer.device == "auto":
@@ -69,7 +70,7 @@ def run(settings: ContrastSettings, observer: Observer) -> RunResult:
 
 @dataclass(frozen=True, slots=True)
 class ContrastJob:
-    """See :class:`pipelines.run.Job`."""
+    """See :class:`pipelines.job.Job`."""
 
     settings: ContrastSettings
     bundles: RankedRun | None
@@ -168,7 +169,7 @@ def _probe(model: ContrastModel, template: str | None) -> ContrastFacts:
 
 
 def _worker(model: ContrastModel, source: _Source, schema: pa.Schema, tuning: TuningSettings | None) -> UnitWorker:
-    from pipelines.answer_worker import BundleContexts, Contexts, WholeContexts
+    from pipelines.answers.contexts import BundleContexts, Contexts, WholeContexts
     from pipelines.contrast.worker import ContrastWorker, open_contrast  # torch
 
     contexts: Contexts = (

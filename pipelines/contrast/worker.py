@@ -10,7 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.answer_worker import AnswerWorker, Context, Contexts
+from pipelines.answers.contexts import Context, Contexts
+from pipelines.answers.variants import QuestionMaker, usable
 from pipelines.contrast.model import ContrastFacts, ContrastModel, TuningSettings
 from pipelines.contrast.rows import CONTRAST_FIELDS, answer_columns, negative_columns
 from pipelines.metrics import UnitMetrics, unit_metrics
@@ -40,7 +41,7 @@ def probe(settings: ContrastModel, template: str | None) -> ContrastFacts:
     return ContrastFacts(answerer.identity, answerer.contrast)
 
 
-class ContrastWorker(AnswerWorker):
+class ContrastWorker:
     """Answers the rows of units with contrast; see :class:`pipelines.work.UnitWorker`. ``tuning``: that masked answers
     become samples, and how; None: they do not."""
 
@@ -52,8 +53,8 @@ class ContrastWorker(AnswerWorker):
         schema: pa.Schema,
         tuning: TuningSettings | None = None,
     ) -> None:
-        super().__init__(answerer, contexts, template, schema)
-        self._contrastive, self._tuning = answerer, tuning
+        self._contrastive, self._contexts, self._maker = answerer, contexts, QuestionMaker(template)
+        self._schema, self._tuning = schema, tuning
         own = {field.name for field in CONTRAST_FIELDS}
         self._carried = [name for name in schema.names if name not in own]
 
@@ -63,11 +64,9 @@ class ContrastWorker(AnswerWorker):
         rows = read_input_rows(unit.table)
         carried = [name for name in self._carried if name in unit.table.schema.names]
         others = unit.table.select(carried).to_pylist()
-        contexts = self._contexts.of(unit, rows)
-        asked = [
-            self._question(row, unit.first_row + place in unit.duplicates, contexts[place], others[place])
-            for place, row in enumerate(rows)
-        ]
+        askable = [usable(row, unit, place) for place, row in enumerate(rows)]
+        contexts = self._contexts.of(unit, askable)
+        asked = [self._maker.question(*one) for one in zip(askable, contexts, others, strict=True)]
         answered = iter(self._contrastive.answer_many([one for one in asked if isinstance(one, Question)]))
         answers = [next(answered) if isinstance(one, Question) else one for one in asked]
         out = [

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines.answer import AnswererSettings
+from pipelines.answers.settings import AnswererSettings
 from pipelines.splits import Part
 from qrcore.contracts.answerer import AnswererIdentity
 from qrcore.heads import ModelShape

@@ -79,7 +79,7 @@ def _run(settings: FlipSettings, phase: Phase, ranking: tuple[Ranked, ...], obse
 
 @dataclass(frozen=True, slots=True)
 class FlipJob:
-    """See :class:`pipelines.run.Job`. ``ranking``: of the fit, for the report of the held-out split."""
+    """See :class:`pipelines.job.Job`. ``ranking``: of the fit, for the report of the held-out split."""
 
     settings: FlipSettings
     phase: Phase
@@ -163,7 +163,7 @@ def _worker(model: FlipModel, phase: Phase, schema: pa.Schema) -> UnitWorker:
 
 
 class FlipFiles:
-    """Errors, scores of heads and the report; see :class:`pipelines.run.SideFileWriter`."""
+    """Errors, scores of heads and the report; see :class:`pipelines.job.SideFileWriter`."""
 
     def __init__(self, plan: Plan, job: FlipJob, facts: FlipFacts) -> None:
         self._plan, self._job, self._facts = plan, job, facts

@@ -75,7 +75,7 @@ def test_the_commands_of_the_jobs_page_run(command: str) -> None:
     assert invoke(*command.split()[1:]).exit_code == 0
 
 
-@pytest.mark.parametrize(("path", "least"), [("infra/README.md", 4), ("README.md", 1)])
+@pytest.mark.parametrize(("path", "least"), [("infra/README.md", 4), ("README.md", 1), ("jobs/README.md", 4)])
 def test_commands_that_are_not_run_are_understood(path: str, least: int) -> None:
     found = commands(path, " *sh norun")
     ours = [line for line in found if line.startswith("qrbatch ")]

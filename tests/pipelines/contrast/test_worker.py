@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.answer_worker import WholeContexts
+from pipelines.answers.contexts import WholeContexts
 from pipelines.contrast import worker as module
 from pipelines.contrast.model import TuningSettings
 from pipelines.contrast.rows import contrast_schema

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.answer import AnswererSettings
+from pipelines.answers.settings import AnswererSettings
 from pipelines.cluster import ClusterSettings
 from pipelines.commit import CommittedObject, StoredUnit
 from pipelines.flips.masks import CONTROL, audit_masks

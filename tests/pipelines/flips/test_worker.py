@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.answer import AnswererSettings
+from pipelines.answers.settings import AnswererSettings
 from pipelines.flips import worker as module
 from pipelines.flips.model import FlipModel, Phase
 from pipelines.flips.rows import FLIP_FIELDS, WRONG_ANSWER, flip_schema
