@@ -20,6 +20,7 @@ from pipelines.report.records import Distribution
 
 TEMPLATE = "report.html.j2"
 LISTED_UNITS = 500
+LISTED_ACTORS = 20
 LISTED_DOCS = 10
 _MOMENTS = 60  # columns of the chart of throughput
 
@@ -48,6 +49,7 @@ def render_report(report: RunReport) -> str:
             charts=draw(report),
             moved=moved(report.movement) if report.movement else None,
             listed_units=LISTED_UNITS,
+            listed_actors=LISTED_ACTORS,
         )
     )
 
