@@ -50,6 +50,7 @@ TOLD: Final = {
     "infra/README.md": "from zero to a nightly job",
     "infra/Dockerfile": "two images: cpu and cuda",
     "infra/Dockerfile.dockerignore": "what a build may see",
+    "infra/constraints-oldest.txt": "exact versions of the oldest environment that qrcore is tested in",
     "infra/constraints.txt": "exact versions of every install, image or venv; written by make lock",
     "infra/grafana/qrbatch.json": "the dashboard of the metrics",
     "infra/policies/s3.json": "the least that a job may do in its bucket",
