@@ -19,7 +19,7 @@ from qrcore.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipelines.answers.settings import AnswererSettings, AnswerSettings, CafeOptions, EngineOptions, JudgeSettings
-    from pipelines.run import Observer, RunResult
+    from pipelines.job import Observer, RunResult
 
 
 def answer(config: AnswerConfig, observer: Observer) -> RunResult:

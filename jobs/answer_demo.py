@@ -9,7 +9,7 @@ from jobs.answer_config import AnswerConfig
 from jobs.settings import Values, merge, validate
 
 if TYPE_CHECKING:
-    from pipelines.run import Observer, RunResult
+    from pipelines.job import Observer, RunResult
 
 _MODEL: Final = "embedded-gqa"
 #: The paper's numbers of documents are for contexts of fifty and more; these prompts hold about ten.

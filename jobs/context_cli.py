@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from jobs.committing import commit_job
 from jobs.settings import validate
 from jobs.shell import COMMITTED, Assignments, Config, Debug, Heads, Model, Name, Output, exit_code, gather, guarded
 
@@ -45,17 +46,10 @@ def prepare(
 
 
 def _prepare(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
-    from jobs.console import ConsoleObserver, show_result
-    from jobs.native_output import native_stderr_held
     from jobs.prepare import PrepareConfig
     from jobs.prepare import prepare as run_prepare
 
-    config = validate(PrepareConfig, gather(config_file, flags, assignments))
-    console = Console()
-    with native_stderr_held(), ConsoleObserver(console) as observer:
-        result = run_prepare(config, observer)
-    show_result(console, result, done="prepared")
-    return exit_code(result.manifest.failed, 0)
+    return commit_job(PrepareConfig, gather(config_file, flags, assignments), run_prepare, done="prepared")
 
 
 def select(
@@ -106,17 +100,11 @@ def select(
 
 
 def _select(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
-    from jobs.console import ConsoleObserver, show_result
-    from jobs.native_output import native_stderr_held
     from jobs.select import SelectConfig
     from jobs.select import select as run_select
 
-    config = validate(SelectConfig, gather(config_file, flags, assignments))
-    console = Console()
-    with native_stderr_held(), ConsoleObserver(console) as observer:
-        result = run_select(config, observer)
-    show_result(console, result, done="selected")
-    return exit_code(result.manifest.failed, len(result.manifest.skipped_files))
+    values = gather(config_file, flags, assignments)
+    return commit_job(SelectConfig, values, run_select, done="selected", judged_by=lambda config: config.qrels)
 
 
 def answer(
@@ -256,8 +244,8 @@ def _evaluate(config_file: str | None, flags: dict[str, Any], assignments: list[
 
 
 def compare(
-    run_a: Annotated[str, typer.Argument(help="Committed run, TREC run file or Parquet.")],
-    run_b: Annotated[str, typer.Argument(help="Another one of the same kind.")],
+    run_a: Annotated[str | None, typer.Argument(help="Committed run, TREC run file or Parquet.")] = None,
+    run_b: Annotated[str | None, typer.Argument(help="Another one of the same kind.")] = None,
     qrels: Qrels = None,
     output: Folder = None,
     measures: Measures = None,
@@ -268,7 +256,7 @@ def compare(
 ) -> None:
     """Compare two runs query by query, with a page that shows where each is better."""
     flags = {
-        "runs": [run_a, run_b],
+        "runs": [run for run in (run_a, run_b) if run is not None] or None,
         "qrels": qrels,
         "output": output,
         "measures": measures or None,
@@ -279,10 +267,10 @@ def compare(
 
 def _compare(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
     from jobs.console import show_line
-    from jobs.evaluate import EvaluateConfig, show_evaluation
+    from jobs.evaluate import CompareConfig, show_evaluation
     from jobs.evaluate import compare as run_comparison
 
-    config = validate(EvaluateConfig, gather(config_file, flags, assignments))
+    config = validate(CompareConfig, gather(config_file, flags, assignments))
     console = Console()
     show_evaluation(console, run_comparison(config).evaluation)
     show_line(console, ("compared", "bold green"), f"  {config.output}/compare.html")

@@ -16,9 +16,11 @@ JOB_CONFIGS: Final = {
     "select": ("jobs.select", "SelectConfig"),
     "answer": ("jobs.answer_config", "AnswerConfig"),
     "evaluate": ("jobs.evaluate", "EvaluateConfig"),
-    "compare": ("jobs.evaluate", "EvaluateConfig"),
+    "compare": ("jobs.evaluate", "CompareConfig"),
     "detect": ("jobs.detect_config", "DetectConfig"),
     "influence": ("jobs.influence", "InfluenceConfig"),
+    "contrast": ("jobs.contrast", "ContrastConfig"),
+    "flips": ("jobs.flips", "FlipsConfig"),
     "needles": ("jobs.needles", "NeedlesConfig"),
     "train-embedded": ("jobs.train_embedded", "TrainEmbeddedConfig"),
 }

@@ -22,10 +22,11 @@ from pipelines.answers.variants import ContextVariants, ReaderVariants
 from pipelines.commit import load_manifest
 from pipelines.identity import content_hash
 from pipelines.inputs import FileSurvey
+from pipelines.job import Observer, RunResult
 from pipelines.labels import Qrels, load_qrels
 from pipelines.plan import Plan
 from pipelines.ranked_run import RankedRun, open_ranked
-from pipelines.run import Observer, RunResult, run_job
+from pipelines.run import run_job
 from pipelines.schemas import carried_fields
 from pipelines.storage import Storage, StorageOptions, absolute
 from pipelines.work import UnitWorker
@@ -97,7 +98,7 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class AnswerJob:
-    """See :class:`pipelines.run.Job`. ``names``: of the variants, the run's own first."""
+    """See :class:`pipelines.job.Job`. ``names``: of the variants, the run's own first."""
 
     settings: AnswerSettings
     names: tuple[str, ...]
@@ -182,7 +183,7 @@ class AnswerJob:
         return partial(_worker, settings, self.names, self.given, plan.output_schema)
 
     def stage(self, facts: AnswerFacts, plan: Plan) -> Callable[[Any, Any], Any] | None:
-        """See :class:`pipelines.run.HasStage`: that of vLLM's processor."""
+        """See :class:`pipelines.job.HasStage`: that of vLLM's processor."""
         settings = self.settings
         if settings.vllm is None:
             return None

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipelines.commit import StoredUnit
+from pipelines.job import RunResult
 from pipelines.labels import Qrels
 from pipelines.plan import Plan
 from pipelines.report.answer_page import render_answers
@@ -15,7 +16,6 @@ from pipelines.report.answers import MEASURES as MEASURES
 from pipelines.report.answers import AnswerCounts, AnswerReport
 from pipelines.report.answers import Mean as Mean
 from pipelines.report.parts import committed_run
-from pipelines.run import RunResult
 from pipelines.side_files import ErrorLines, read_side_file
 from pipelines.storage import Storage, StorageOptions, join
 
@@ -32,7 +32,7 @@ class AnswerFileSettings:
 
 
 class AnswerFiles:
-    """Collects what the report says while units stream by; see :class:`pipelines.run.SideFileWriter`."""
+    """Collects what the report says while units stream by; see :class:`pipelines.job.SideFileWriter`."""
 
     def __init__(self, plan: Plan, settings: AnswerFileSettings) -> None:
         self._plan, self._started_at = plan, settings.started_at

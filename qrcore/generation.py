@@ -101,13 +101,16 @@ class GreedyAnswerer:
         """Answers to a batch; one that does not fit runs in halves, so that an error stays alone."""
         try:
             with out_of_memory_as_error():
-                decoded = decode_greedy(self._model.model, prompts, self._max_new_tokens, self._model.end_ids)
+                return self._decode(prompts)
         except ScoreError as error:
             error.__traceback__ = error.__cause__ = error.__context__ = None
             if len(prompts) == 1:
                 return [error]
             middle = len(prompts) // 2
             return [*self._answer_together(prompts[:middle]), *self._answer_together(prompts[middle:])]
+
+    def _decode(self, prompts: Sequence[tuple[int, ...]]) -> list[Answer | ScoreError]:
+        decoded = decode_greedy(self._model.model, prompts, self._max_new_tokens, self._model.end_ids)
         return [
             Answer(self._text(one.ids), len(prompt), len(one.ids), one.ended)
             for prompt, one in zip(prompts, decoded, strict=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from pipelines.run import RunSettings
+from pipelines.job import RunSettings
 from pipelines.schemas import Carry
 from qrcore.contracts.answerer import AnswererIdentity, ReaderIdentity
 from qrcore.errors import ConfigError

@@ -24,8 +24,8 @@ from pipelines.answers.rows import answer_schema
 from pipelines.answers.settings import AnswererSettings
 from pipelines.answers.variants import ContextVariants
 from pipelines.commit import CommittedObject, StoredUnit, manifest_rows
+from pipelines.job import RunResult
 from pipelines.plan import Plan, Unit, encode_schema
-from pipelines.run import RunResult
 from pipelines.schemas import INPUT_SCHEMA
 from pipelines.side_files import read_side_file
 from pipelines.storage import StorageOptions

@@ -19,7 +19,7 @@ from pipelines.answer_files import read_report
 from pipelines.answers.models import open_answerer, open_reader
 from pipelines.answers.settings import AnswererSettings, CafeOptions
 from pipelines.commit import manifest_rows
-from pipelines.run import RunResult
+from pipelines.job import RunResult
 from pipelines.schemas import INPUT_SCHEMA, QRELS_SCHEMA
 from pipelines.storage import StorageOptions
 from pipelines.verify import open_run, verify

@@ -23,8 +23,8 @@ from pipelines.answers.processor import AskUnit, GatherUnits, check_installed, k
 from pipelines.answers.rows import answer_schema
 from pipelines.answers.settings import AnswererSettings, EngineOptions, variant_names
 from pipelines.commit import manifest_rows
+from pipelines.job import RunResult
 from pipelines.plan import Unit
-from pipelines.run import RunResult
 from pipelines.storage import StorageOptions
 from pipelines.units import UnitRows, from_ipc, to_ipc
 from pipelines.work import PoolSettings
