@@ -15,7 +15,7 @@ from pipelines.measures import paired_bootstrap
 from pipelines.plan import Plan
 from pipelines.report.distributions import distribution
 from pipelines.report.model import Asked
-from pipelines.report.parts import FailedRows, asked_of
+from pipelines.report.parts import FailedRows, Pace, asked_of
 from pipelines.report.records import Distribution, ErrorGroup, Record, Run
 from qrcore.answers import pair_accuracy, verdict
 from qrcore.records import DETECTION_QUERY
@@ -98,6 +98,7 @@ class AnswerReport(Record):
     variants: tuple[VariantReport, ...] = Field(description="the run's own first, then what it is compared with")
     qrels: str | None = Field(description="URI of the judgements")
     examples: tuple[AnswerExample, ...] = Field(description="some right and some wrong answers, none if not wanted")
+    pace: Pace | None = Field(default=None, description="how the run went")
     provenance: dict[str, Any]
 
 
@@ -234,7 +235,7 @@ class AnswerCounts:
                 )
             )
 
-    def finish(self, run: Run) -> AnswerReport:
+    def finish(self, run: Run, pace: Pace | None = None) -> AnswerReport:
         """The report of everything that was added."""
         counts, plan = self.counts, self.plan
         own = next(iter(self.variants.values()))
@@ -254,6 +255,7 @@ class AnswerCounts:
             variants=tuple(variant.finish(name, own) for name, variant in self.variants.items()),
             qrels=self.qrels_uri,
             examples=(*self.shown[True], *self.shown[False]),
+            pace=pace,
             provenance=plan.provenance,
         )
 
