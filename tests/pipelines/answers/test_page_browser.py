@@ -10,6 +10,7 @@ from pipelines.report.answer_page import render_answers
 from tests.pipelines.answers.samples import answered, cafe_rows, failed, report_of, said
 from tests.pipelines.answers.test_report import QRELS
 from tests.pipelines.chromium import Browser, needs_browser
+from tests.pipelines.page_samples import common
 from tests.pipelines.test_report_browser import CHARTS, beyond, written
 
 pytestmark = needs_browser
@@ -21,7 +22,7 @@ AWKWARD = [
     failed(LONG),
 ]
 PAGES = {
-    "cafe": lambda: report_of(cafe_rows(40), qrels=QRELS),
+    "cafe": lambda: report_of(cafe_rows(40), qrels=QRELS).model_copy(update={"pace": common().pace}),
     "awkward": lambda: report_of(AWKWARD, ("cafe", "full"), {LONG: {LONG: 1}}, judge="m"),
     "empty": lambda: report_of([failed("a"), failed("b")], ("full",)),
 }
@@ -38,6 +39,6 @@ def test_the_page_fits_and_its_charts_are_whole(
     assert [url for url in browser.requests if not url.startswith("data:")] == [page.as_uri()]
     assert beyond(browser, width) == []
     charts = browser.evaluate(CHARTS)
-    assert len(charts) == {"cafe": 3, "awkward": 5, "empty": 0}[name]
+    assert len(charts) == {"cafe": 8, "awkward": 5, "empty": 0}[name]
     for chart in charts:
         assert chart["bars"] and chart["axes"] and not chart["cut"] and not chart["meeting"], chart
