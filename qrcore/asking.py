@@ -24,7 +24,7 @@ _SPELLINGS: Final = ("{}", " {}", "{title}", " {title}", "{upper}", " {upper}")
 
 @dataclass(frozen=True, slots=True)
 class AskingSettings:
-    """``follow_ups``: ways to ask again, in each of which ``{options}`` stands for the words ``yes_word`` or ``no_word``;
+    """``follow_ups``: ways to ask again, in each of which ``{options}`` stands for ``yes_word`` and ``no_word``;
     ``passage``: what leads in a passage that stands before the question, where there is one.
 
     Raises :class:`ConfigError` for a follow-up that does not name the options once.
