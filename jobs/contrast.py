@@ -39,7 +39,7 @@ class ContrastedModelConfig(AnsweringModelConfig):
 
     heads: str | None = setting(
         None,
-        "Head set: a list such as 3-1,4-0, 'all', a name or a JSON file; empty: the model's own.",
+        "Head set: a list such as 3-1,4-0, 'all', a name or a JSON file; empty: the model's own copying heads.",
         affects_output=True,
     )
     on_mismatch: Literal["refuse", "warn"] = setting(
