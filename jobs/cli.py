@@ -122,7 +122,10 @@ def detect(
     qrels: Annotated[str | None, typer.Option(help="Judgements: which candidates are relevant.")] = None,
     output: Output = None,
     model: Model = None,
-    method: Annotated[str | None, typer.Option(help="The method that chooses: qrscore, ndcg, core or copy.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="The method that chooses: qrscore, ndcg, core, copy or key_value (--input texts)."),
+    ] = None,
     top: Annotated[int | None, typer.Option(help="Heads to choose.")] = None,
     compare: Annotated[
         list[str] | None, typer.Option(help="Another head set to prove the choice against; repeatable.")

@@ -35,7 +35,12 @@ class MaskConfig(Section):
         "uniform", "Masked heads attend alike to all tokens (the paper), or give nothing.", affects_output=True
     )
     controls: int = setting(
-        5, "Sets of other heads of the same layers that are masked, too.", affects_output=True, ge=0, flag="--controls"
+        5, "Sets of as many other heads that are masked, too.", affects_output=True, ge=0, flag="--controls"
+    )
+    control_layers: Literal["same", "same_or_later"] = setting(
+        "same",
+        "Where they are drawn: as many from each layer as the set has there, or any layer from its first on.",
+        affects_output=True,
     )
     seed: int = setting(0, "Seed of the control sets.", affects_output=True, ge=0)
     noise_floor: bool = setting(True, "Repeat the pass without masks and tell the difference.", affects_output=True)

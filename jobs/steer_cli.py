@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
-from jobs.committing import commit_job
-from jobs.shell import Assignments, Config, Debug, Heads, Model, Name, Output, gather, guarded
+from jobs.committing import commit_job, with_progress
+from jobs.shell import Assignments, Config, Debug, Heads, Model, Name, Output, exit_code, gather, guarded
 
 
 def influence(
@@ -22,6 +23,9 @@ def influence(
     name: Name = None,
     allow_model_mismatch: Annotated[
         bool, typer.Option("--allow-model-mismatch", help="Use heads found for another revision or other weights.")
+    ] = False,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Score documents made of this Python's documentation, plain and copied.")
     ] = False,
     config: Config = None,
     assignments: Assignments = None,
@@ -38,7 +42,8 @@ def influence(
         "mask.controls": controls,
         "name": name,
     }
-    raise typer.Exit(guarded(lambda: _influence(config, flags, assignments or []), debug))
+    run = _influence_demo if demo else _influence
+    raise typer.Exit(guarded(lambda: run(config, flags, assignments or []), debug))
 
 
 def _influence(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
@@ -46,3 +51,15 @@ def _influence(config_file: str | None, flags: dict[str, Any], assignments: list
     from jobs.influence import influence as run_influence
 
     return commit_job(InfluenceConfig, gather(config_file, flags, assignments), run_influence)
+
+
+def _influence_demo(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
+    from jobs.console import show_result
+    from jobs.influence_demo import influence_demo, show_separation
+
+    values = gather(config_file, flags, assignments)
+    console = Console()
+    shown = with_progress(console, lambda observer: influence_demo(values, observer))
+    show_separation(console, shown.found)
+    show_result(console, shown.run)
+    return exit_code(shown.run.manifest.failed, len(shown.run.manifest.skipped_files))

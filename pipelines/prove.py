@@ -51,7 +51,8 @@ class ProveSettings:
 
     ``masks``: heads to hold back, by name, where rows are needle trials, see
     :func:`~pipelines.detection.causal.mask_sets`; ``answer_prefix``: what is given of their answers; ``found``: the
-    head set that is proved; ``further_orders``: the chosen set is read in these, too.
+    head set that is proved; ``further_orders``: the chosen set is read in these, too; ``pairs``: rows are key-value
+    trials of the method that is built with this, which are answered and not ranked.
     """
 
     run: RunSettings
@@ -64,10 +65,13 @@ class ProveSettings:
     masks: Masks = field(default_factory=dict)
     answer_prefix: str = "auto"
     further_orders: tuple[Order, ...] = ORDERS
+    pairs: Mapping[str, Any] | None = None
 
     @property
     def orders(self) -> dict[Order, tuple[str, ...]]:
         """Which sets are read in which order of the documents."""
+        if self.pairs is not None:
+            return {}
         return {self.order: tuple(self.sets)} | {
             order: (CHOSEN,) for order in self.further_orders if order != self.order
         }
@@ -96,6 +100,7 @@ class ProveJob:
             kind: {name: list(heads) for name, heads in sets.items()} for kind, sets in named.items()
         }
         own |= {"order": settings.order, "orders": sorted(settings.orders), "answer_prefix": settings.answer_prefix}
+        own |= {"pairs": dict(settings.pairs)} if settings.pairs is not None else {}
         return scorer_identity(settings.run.affecting_output, facts) | own | {"qrels": content_hash(settings.qrels)}
 
     def order(self, surveys: Sequence[FileSurvey], facts: ScorerIdentity) -> str:
@@ -116,10 +121,10 @@ class ProveJob:
         scorer = replace(settings.scorer, revision=facts.revision, dtype=facts.dtype)
         # Rows that are no trials carry no needle columns; then nothing is masked.
         masks = settings.masks if plan.carried else {}
-        trials = partial(
-            _worker, scorer, dict(settings.sets), settings.orders, settings.part, masks, settings.answer_prefix
+        answering = (settings.answer_prefix, settings.pairs)
+        return partial(
+            _worker, scorer, dict(settings.sets), settings.orders, settings.part, masks, answering, settings.qrels
         )
-        return partial(trials, settings.qrels)
 
     def side_files(self, plan: Plan, facts: ScorerIdentity) -> ProofSideFiles:
         return ProofSideFiles(CommonParts(plan, self.started_at), self.settings)
@@ -131,12 +136,12 @@ def _worker(
     orders: Mapping[Order, tuple[str, ...]],
     part: Part | None,
     masks: Masks,
-    answer_prefix: str,
+    answering: tuple[str, Mapping[str, Any] | None],
     qrels: Qrels,
 ) -> UnitWorker:
     from pipelines.detection.trials import TrialSettings, TrialWorker  # torch
 
-    return TrialWorker(TrialSettings(scorer, sets, orders, part, masks, answer_prefix), qrels)
+    return TrialWorker(TrialSettings(scorer, sets, orders, part, masks, *answering), qrels)
 
 
 class ProofSideFiles:

@@ -69,7 +69,7 @@ class SelectSettings:
 def run(settings: SelectSettings, observer: Observer) -> RunResult:
     """Select and commit; run again after any interruption to go on where it stopped."""
     qrels = load_qrels(settings.qrels, settings.run.storage) if settings.qrels else None
-    told = BundleFileSettings(datetime.now(UTC), settings.qrels, qrels)
+    told = BundleFileSettings(datetime.now(UTC), settings.qrels, qrels, settings.run.storage)
     ranked = find_ranked(settings.source, settings.run.storage)
     if ranked is not None:
         settings = replace(settings, run=replace(settings.run, inputs=ranked.inputs))

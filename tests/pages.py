@@ -1,6 +1,7 @@
 """Parts of the documentation that follow from the code: ``python -m tests.pages`` writes them anew (make pages).
 
-The README's tree of files tells each module by the first line of its docstring; the jobs' pages list every setting.
+The README's tree of files tells each module by the first line of its docstring; the jobs' pages list every setting, and
+every column that a recipe reads.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from jobs.job_configs import JOB_CONFIGS, config_of
 from jobs.settings import Section, fact, leaves, section_of
+from pipelines.prepare import recipes
 
 ROOT: Final = Path(__file__).parent.parent
 ROOMS: Final = ("qrcore", "pipelines", "jobs", "tests", "infra")
@@ -149,6 +151,15 @@ def _rows(kind: type[Any], prefix: str) -> Iterator[tuple[str, ...]]:
         )
 
 
+def recipe_columns() -> str:
+    """What each recipe of prepare reads."""
+    lines = []
+    for name in recipes.names():
+        columns = recipes.recipe(name).columns.items()
+        lines.append(f"| `{name}` | {'; '.join(f'`{column}`: {in_a_cell(what)}' for column, what in columns)} |")
+    return "\n".join(["| recipe | columns |", "|---|---|", *lines])
+
+
 def in_a_cell(text: str) -> str:
     """Text that Markdown takes neither for the end of a cell nor for HTML."""
     return text.replace("|", "\\|").replace("<", "&lt;")
@@ -185,6 +196,7 @@ def pages() -> dict[Path, str]:
     told = replaced(jobs.read_text(encoding="utf-8"), "settings", shared_settings())
     for job in JOB_CONFIGS:
         told = replaced(told, f"settings {job}", own_settings(job))
+    told = replaced(told, "recipes", recipe_columns())
     return {readme: replaced(readme.read_text(encoding="utf-8"), "tree", readme_tree()), jobs: told}
 
 

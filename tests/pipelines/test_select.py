@@ -77,6 +77,17 @@ def test_bundles_come_of_a_ranking_and_its_texts(ranked: RunResult, tmp_path: Pa
     ).already_committed
 
 
+def test_gold_that_is_not_in_the_context_is_counted(ranked: RunResult, tmp_path: Path) -> None:
+    known = [candidate["doc_id"] for candidate in row("q00")["candidates"]]
+    judged = [f"q00 0 {known[0]} 1", "q00 0 gone 1", "q01 0 gone 2", f"q02 0 {known[1]} 1", "bad 0 gone 1"]
+    (tmp_path / "qrels.txt").write_text("\n".join(judged))
+    result = selected(ranked, tmp_path / "out", qrels=str(tmp_path / "qrels.txt"), policy={"top": 99})
+    said = read_side_file(result.run_uri, result.manifest.side_files, "report.json", StorageOptions())["gold"]
+    assert (said["judged_queries"], said["missing_queries"]) == (3, 1)
+    assert (said["gold"], said["gold_missing"], said["queries_without_their_gold"]) == (4, 2, 1)
+    assert said["recall"] == pytest.approx((0.5 + 0 + 1) / 3)
+
+
 def test_a_template_that_fails_for_a_row_is_that_rows_error(ranked: RunResult, tmp_path: Path) -> None:
     result = selected(ranked, tmp_path, render={"user": "fine\n{{ 1 // (query_id == 'q01') }}"})
     codes = {one["query_id"]: one["error"] and one["error"]["code"] for one in manifest_rows(result.run_uri)}
