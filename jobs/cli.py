@@ -124,7 +124,7 @@ def detect(
     model: Model = None,
     method: Annotated[
         str | None,
-        typer.Option(help="The method that chooses: qrscore, ndcg, core, copy or key_value (--input texts)."),
+        typer.Option(help="The method that chooses: qrscore, ndcg, core, share, copy or key_value (--input texts)."),
     ] = None,
     top: Annotated[int | None, typer.Option(help="Heads to choose.")] = None,
     compare: Annotated[
@@ -246,6 +246,8 @@ for job in (
     context_cli.compare,
     detect,
     steer_cli.influence,
+    steer_cli.contrast,
+    steer_cli.flips,
     needles,
     train_embedded,
 ):

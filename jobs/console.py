@@ -18,16 +18,29 @@ if TYPE_CHECKING:
     from qrcore.training.progress import Progress as TrainingProgress
 
 _LINE_EVERY_S: Final = 10.0
+_MIB: Final = 2**20
+_GIB: Final = 2**30
 _TRAINING_HEAD: Final = "done  stage                 tokens      time   loss   copy  index  heads  yes/no"
 
 
 #: Side files that are told of, by what they are called there.
-_TOLD: Final = {"heads": "headset.json", "scores": "head_scores.parquet", "report": "report.html", "chat": "chat.jsonl"}
+_TOLD: Final = {
+    "heads": "headset.json",
+    "scores": "head_scores.parquet",
+    "report": "report.html",
+    "chat": "chat.jsonl",
+    "tuning": "tuning.parquet",
+}
 
 
 def show_line(console: Console, *parts: str | tuple[str, str]) -> None:
     """Print one line of plain texts and (text, style) pairs: brackets and colons in them are no markup."""
     console.print(Text.assemble(*parts), soft_wrap=True)
+
+
+def size_text(size: int) -> str:
+    """Bytes as MiB or GiB."""
+    return f"{size / _GIB:.2f} GiB" if size >= _GIB else f"{size / _MIB:.1f} MiB"
 
 
 def show_stage(console: Console, message: str) -> None:
@@ -82,6 +95,14 @@ class ConsoleObserver:
         self._go_on(self._tally)
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=self._tally.rows_done, note=self._tally.note())
+        if self._tally.is_done:
+            self._end(self._tally)
+
+    def _end(self, tally: Tally) -> None:
+        self._stop()
+        if tally.memory is not None:
+            predicted, measured = map(size_text, tally.memory)
+            show_line(self._console, f"  memory of the largest actor: {predicted} predicted, {measured} measured")
 
     def _go_on(self, tally: Tally) -> None:
         """Show progress if it is not shown: a stage that came between has ended it."""
@@ -154,6 +175,7 @@ class Tally:
         self._started = clock()
         self._work_done = self._tokens = 0
         self._actors: dict[tuple[str, int], bool] = {}
+        self._memory: dict[tuple[str, int], tuple[int, int]] = {}
         self.rows = sum(rows for rows, _ in units.values())
         self.rows_done = self.units_done = self.failed = 0
 
@@ -165,7 +187,19 @@ class Tally:
         self._tokens += footer["prompt_tokens"]
         self._work_done += self._work.get(footer["unit_id"], 0)
         if "actor_pid" in footer:
-            self._actors[(footer["node"], footer["actor_pid"])] = footer.get("on_gpu", False)
+            actor = (footer["node"], footer["actor_pid"])
+            self._actors[actor] = footer.get("on_gpu", False)
+            self._add_memory(actor, footer.get("predicted_bytes", 0), footer.get("model_bytes", 0))
+
+    def _add_memory(self, actor: tuple[str, int], predicted: int, measured: int) -> None:
+        before = self._memory.get(actor, (0, 0))
+        self._memory[actor] = (max(before[0], predicted), max(before[1], measured))
+
+    @property
+    def memory(self) -> tuple[int, int] | None:
+        """Bytes predicted and measured of the actor that takes most; None where no pass was predicted."""
+        told = [(measured, predicted) for predicted, measured in self._memory.values() if predicted]
+        return max(told)[::-1] if told else None
 
     @property
     def is_done(self) -> bool:
@@ -187,6 +221,8 @@ class Tally:
             "tokens_per_s": round(self._tokens / seconds),
             "rows_per_s": round(self.rows_done / seconds, 1),
             "eta_s": round(seconds * left / self._work_done) if self._work_done else None,
+            "predicted_bytes": self.memory[0] if self.memory else None,
+            "measured_bytes": self.memory[1] if self.memory else None,
         }
 
     def note(self) -> str:

@@ -119,7 +119,32 @@ def answer(
     context: Annotated[
         str | None, typer.Option(help="bundle, full (all candidates) or oracle (judged relevant ones).")
     ] = None,
-    qrels: Annotated[str | None, typer.Option(help="Judgements, for the context oracle.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="greedy, or cafe: heads choose documents and push attention to some (shards).")
+    ] = None,
+    coarse_heads: Annotated[
+        str | None, typer.Option(help="cafe's first stage: list, 'all', name or JSON file (detect --method share).")
+    ] = None,
+    fine_heads: Annotated[str | None, typer.Option(help="cafe's second stage; without them the first alone.")] = None,
+    baselines: Annotated[
+        list[str] | None,
+        typer.Option("--baseline", help="Further answers: bundle, full, oracle; filter, random_order; repeatable."),
+    ] = None,
+    qrels: Annotated[str | None, typer.Option(help="Judgements, for oracle and for recall.")] = None,
+    answers: Annotated[
+        str | None, typer.Option(help="Gold answers (query_id, answers) of rows without: Parquet or JSON Lines.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="transformers, or vllm (extra vllm, GPUs).")] = None,
+    judge: Annotated[str | None, typer.Option(help="A model that says yes or no to each answer.")] = None,
+    keep_documents: Annotated[
+        bool, typer.Option("--keep-documents", help="Write what the prompt held, as candidates for detect.")
+    ] = False,
+    allow_model_mismatch: Annotated[
+        bool, typer.Option("--allow-model-mismatch", help="Use heads found for another revision or other weights.")
+    ] = False,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Answer questions to facts hidden in this Python's documentation, by cafe.")
+    ] = False,
     name: Name = None,
     config: Config = None,
     assignments: Assignments = None,
@@ -132,22 +157,37 @@ def answer(
         "output.uri": output,
         "model.id": model,
         "model.style": style,
+        "method": method,
+        "cafe.coarse_heads": coarse_heads,
+        "cafe.fine_heads": fine_heads,
+        "cafe.on_mismatch": "warn" if allow_model_mismatch else None,
+        "baselines": baselines or None,
         "qrels": qrels,
+        "answers": answers,
+        "engine.kind": engine,
+        "judge.model": judge,
+        "keep_documents": keep_documents or None,
         "name": name,
     }
-    raise typer.Exit(guarded(lambda: _answer(config, flags, assignments or []), debug))
+    raise typer.Exit(guarded(lambda: _answer(config, flags, assignments or [], demo=demo), debug))
 
 
-def _answer(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
-    from jobs.answer import AnswerConfig, show_answers
+def _answer(config_file: str | None, flags: dict[str, Any], assignments: list[str], *, demo: bool) -> int:
     from jobs.answer import answer as run_answer
+    from jobs.answer import show_answers
+    from jobs.answer_config import AnswerConfig
+    from jobs.answer_demo import answer_demo
     from jobs.console import ConsoleObserver, show_result
     from jobs.native_output import native_stderr_held
 
-    config = validate(AnswerConfig, gather(config_file, flags, assignments))
+    values = gather(config_file, flags, assignments)
     console = Console()
     with native_stderr_held(), ConsoleObserver(console) as observer:
-        result = run_answer(config, observer)
+        if demo:
+            result, config = answer_demo(values, observer)
+        else:
+            config = validate(AnswerConfig, values)
+            result = run_answer(config, observer)
     show_result(console, result, done="answered")
     show_answers(console, result, config)
     return exit_code(result.manifest.failed, len(result.manifest.skipped_files))

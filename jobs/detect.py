@@ -107,6 +107,7 @@ def pipeline_settings(config: DetectConfig, environment: Mapping[str, str] = Map
         "qrscore": weight,
         "ndcg": {"cutoff": methods.ndcg_cutoff, **weight},
         "core": {"temperature": methods.core_temperature},
+        **({"share": {}} if methods.method == "share" else {}),
     }
     if methods.method == KEY_VALUE:  # a key says nothing of its value: there is nothing to rank
         reading_methods = {}

@@ -55,10 +55,10 @@ class ReadingConfig(Section):
 class MethodsConfig(Section):
     """How heads are judged, and how many are chosen."""
 
-    method: Literal["qrscore", "ndcg", "core", "copy", "key_value"] = setting(
+    method: Literal["qrscore", "ndcg", "core", "share", "copy", "key_value"] = setting(
         "qrscore",
         "The method that chooses; the others are compared with it. copy: on needle trials (qrbatch needles) only; "
-        "key_value: on trials that it makes of texts.",
+        "key_value: on trials that it makes of texts; share: for the stages of answer --method cafe.",
         affects_output=True,
         flag="--method",
     )

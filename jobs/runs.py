@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from jobs.config import RerankConfig, StorageConfig
-from jobs.console import show_line
+from jobs.console import show_line, size_text
 from jobs.settings import validate
 from jobs.shell import Assignments, Config, Debug, Heads, Inputs, Model, Output, gather, guarded
 from qrcore.errors import InputError
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 _FINE: Final = 0
 _WRONG: Final = 1
-_MIB: Final = 2**20
-_GIB: Final = 2**30
 _MOST_SHOWN: Final = 200
 
 RunUri = Annotated[str, typer.Argument(help="A run: OUTPUT/<run_id>, local or s3://.")]
@@ -220,8 +218,9 @@ def _plan(config: str | None, flags: dict[str, Any], assignments: list[str], tok
 
     settings = pipeline_settings(validate(RerankConfig, gather(config, flags, assignments)), os.environ)
     scorer = on_requested_device(settings.scorer, settings.run.pool)
+    in_windows = not settings.contexts.plain
     with native_stderr_held():
-        found = estimate(settings.run, scorer, tokens_per_s, settings.contexts.window_tokens)
+        found = estimate(settings.run, scorer, tokens_per_s, settings.contexts.window_tokens, in_windows=in_windows)
     show_estimate(Console(), found, settings.run.pool.actors)
     return _FINE
 
@@ -236,6 +235,13 @@ def show_estimate(console: Console, found: Estimate, actors: int) -> None:
         f"  about {found.tokens:,} tokens, longest row {found.largest_row_tokens:,}, model cut to {found.depth} of "
         f"{found.layers} layers",
     )
+    if found.too_long_rows:
+        show_line(
+            console,
+            ("too long", "yellow"),
+            f"  about {found.too_long_rows:,} rows, over the {found.prompt_tokens:,} tokens that model and "
+            "engine.memory_bytes allow a prompt: error rows, unless --contexts tournament cuts them into windows",
+        )
     if found.hours is None:
         show_line(console, "  hours unknown: no committed run of this name tells how fast it is; give --tokens-per-s")
     else:
@@ -247,10 +253,8 @@ def show_estimate(console: Console, found: Estimate, actors: int) -> None:
         "attention of the heads": memory.readings,
         "texts of a unit": found.text_bytes,
     }
-    show_line(console, f"  about {_size(found.actor_bytes)} for each of {actors} actors, Python and torch beside it:")
+    show_line(
+        console, f"  about {size_text(found.actor_bytes)} for each of {actors} actors, Python and torch beside it:"
+    )
     for name, size in parts.items():
-        show_line(console, f"    {_size(size):>9}  {name}")
-
-
-def _size(size: int) -> str:
-    return f"{size / _GIB:.2f} GiB" if size >= _GIB else f"{size / _MIB:.1f} MiB"
+        show_line(console, f"    {size_text(size):>9}  {name}")

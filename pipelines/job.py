@@ -120,6 +120,16 @@ class EncodesAhead(Protocol):
         ...
 
 
+@runtime_checkable
+class HasStage(Protocol):
+    """A job with a stage of its own between reading and writing units, in the place of actors with a worker."""
+
+    def stage(self, facts: Any, plan: Plan) -> Callable[[Any, Any], Any] | None:
+        """From the data set of units that were read, and what the stage needs to know of the run, to that of units to
+        be written; None: the usual actors."""
+        ...
+
+
 def contract_of(job: Any) -> RowContract:
     """What a job's input rows must have: those of queries, unless it names another ``contract``."""
     found: RowContract = getattr(job, "contract", QUERIES)

@@ -33,7 +33,7 @@ from pipelines.commit import (
 )
 from pipelines.identity import code_version, content_hash, input_hash, package_versions, run_id
 from pipelines.inputs import list_inputs
-from pipelines.job import EncodesAhead, Facts, Job, Observer, RunResult, RunSettings, contract_of
+from pipelines.job import EncodesAhead, Facts, HasStage, Job, Observer, RunResult, RunSettings, contract_of
 from pipelines.lease import held, leases
 from pipelines.limits import ErrorTally, judged
 from pipelines.lineage import LineageRun, Source, told
@@ -236,7 +236,8 @@ class _Run(Generic[Facts]):
         )
         allow_silence(longest_silence_s(todo, settings.start_timeout_s))
         encoder = self.job.encoder(self.facts, plan) if isinstance(self.job, EncodesAhead) else None
-        return do_units(plan, todo, self.uri, self.job.worker(self.facts, plan), work, encoder)
+        stage = self.job.stage(self.facts, plan) if isinstance(self.job, HasStage) else None
+        return do_units(plan, todo, self.uri, self.job.worker(self.facts, plan), work, encoder, stage)
 
     def _left(self, units: Sequence[Unit]) -> list[Unit]:
         done = find_done(self.storage, self.uri)

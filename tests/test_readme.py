@@ -78,7 +78,7 @@ def test_every_command_is_covered_by_a_test_of_this_file() -> None:
         r"^qrbatch needles ",
         r"^qrbatch influence --demo ",
         r"^qrbatch (plan|status|verify|clean|rollback) ",
-        r"^qrbatch (prepare|select|evaluate|compare) ",
+        r"^qrbatch (prepare|select|answer|evaluate|compare) ",
         r"^qrbatch rerank --input prepared/",
     )
     for command in commands():
@@ -201,8 +201,9 @@ def test_the_examples_about_long_contexts_run_one_after_the_other(tmp_path: Path
     book = {"document_id": "b", "text": text, "query_id": "q", "query": "Who makes honey?"}
     (tmp_path / "books.jsonl").write_text(json.dumps(book) + "\n")
     (tmp_path / "judged.tsv").write_text("query-id\tcorpus-id\tscore\nq\tb/3\t1\n")
+    (tmp_path / "gold.jsonl").write_text('{"query_id": "q", "answers": ["Bees"]}\n')
     (tmp_path / "other.run").write_text("q Q0 b/1 1 2 t\nq Q0 b/3 2 1 t\n")
-    jobs = ("prepare", "select", "evaluate", "compare", "rerank --input prepared/")
+    jobs = ("prepare", "select", "answer", "evaluate", "compare", "rerank --input prepared/")
     for command in [c for c in commands() if c.startswith(tuple(f"qrbatch {job}" for job in jobs))]:
         run = qrbatch(command, tmp_path)
         assert run.exit_code == 0, run.output
@@ -211,6 +212,8 @@ def test_the_examples_about_long_contexts_run_one_after_the_other(tmp_path: Path
         "ranked/books-*/_manifest.json",
         "bundles/books-*/commit/*/chat.jsonl",
         "bundles/at-once-*/commit/*/chat.jsonl",
+        "answers/answer-*/commit/*/report.html",
+        "answers/cafe-*/commit/*/report.html",
         "measured/trec/qrels.txt",
         "measured-bundles/evaluation.json",
         "compared/compare.html",

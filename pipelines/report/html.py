@@ -20,6 +20,7 @@ from pipelines.report.words import fixed as fixed
 
 TEMPLATE = "report.html.j2"
 LISTED_UNITS = 500
+LISTED_ACTORS = 20
 LISTED_DOCS = 10
 
 
@@ -46,6 +47,7 @@ def render_report(report: RunReport) -> str:
             tone=tone(report),
             charts=draw(report),
             moved=moved(report.movement) if report.movement else None,
+            listed_actors=LISTED_ACTORS,
         )
     )
 

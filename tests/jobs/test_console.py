@@ -76,6 +76,26 @@ def test_actors_with_a_gpu_are_counted_apart_from_those_without() -> None:
     assert ", 2 GPU + 1 CPU actors, " in tally.note()
 
 
+def test_memory_is_that_of_the_actor_that_takes_most() -> None:
+    tally = Tally({"a": (1, 10), "b": (1, 10), "c": (1, 10)})
+    tally.add(footer("a", 1))
+    assert tally.memory is None and tally.facts()["measured_bytes"] is None
+    tally.add({**footer("b", 1, pid=1), "predicted_bytes": 3 << 20, "model_bytes": 4 << 20})
+    tally.add({**footer("c", 1, pid=2), "predicted_bytes": 5 << 20, "model_bytes": 2 << 20})
+    assert tally.memory == (3 << 20, 4 << 20)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_end_of_the_work_tells_memory_predicted_and_measured(terminal: bool) -> None:
+    console = screen(terminal)
+    with ConsoleObserver(console) as observer:
+        observer.planned(plan_of({"a": 4, "b": 2}), frozenset())
+        observer.unit_done({**footer("a", 4), "predicted_bytes": 3 << 30, "model_bytes": 4 << 20})
+        assert "memory" not in shown(console)
+        observer.unit_done({**footer("b", 2), "predicted_bytes": 2 << 30, "model_bytes": 5 << 20})
+    assert "memory of the largest actor: 3.00 GiB predicted, 5.0 MiB measured" in shown(console)
+
+
 def test_where_no_model_reads_tokens_rows_tell_the_time_to_go() -> None:
     now = [100.0]
     tally = Tally({"long": (8, 0), "short": (2, 0)}, clock=lambda: now[0])

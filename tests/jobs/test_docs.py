@@ -13,6 +13,8 @@ import pytest
 from jobs.job_configs import JOB_CONFIGS, config_of
 from jobs.shell import HELD
 from pipelines.answer_worker import ANSWER_FIELDS
+from pipelines.contrast.rows import CONTRAST_FIELDS, TUNING_SCHEMA
+from pipelines.flips.rows import FLIP_FIELDS
 from pipelines.influence.rows import INFLUENCE_SCHEMA
 from pipelines.needle_columns import NEEDLE_FIELDS
 from pipelines.prepare.recipes import names
@@ -52,6 +54,8 @@ def test_output_columns_are_all_named() -> None:
         "prepare": shard_schema(()),
         "needles": NEEDLE_FIELDS,
         "influence": INFLUENCE_SCHEMA,
+        "contrast": (*CONTRAST_FIELDS, *TUNING_SCHEMA),
+        "flips": FLIP_FIELDS,
     }
     for job, fields in columns.items():
         for field in fields:
@@ -71,7 +75,7 @@ def test_the_commands_of_the_jobs_page_run(command: str) -> None:
     assert invoke(*command.split()[1:]).exit_code == 0
 
 
-@pytest.mark.parametrize(("path", "least"), [("infra/README.md", 4), ("README.md", 1)])
+@pytest.mark.parametrize(("path", "least"), [("infra/README.md", 4), ("README.md", 1), ("jobs/README.md", 4)])
 def test_commands_that_are_not_run_are_understood(path: str, least: int) -> None:
     found = commands(path, " *sh norun")
     ours = [line for line in found if line.startswith("qrbatch ")]
