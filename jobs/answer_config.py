@@ -89,7 +89,7 @@ class CafeConfig(Section):
     )
     coarse_top: int = setting(4, "Documents that each of them keeps (M1).", affects_output=True, gt=0)
     fine_count: int = setting(
-        4, "How many of the second stage's heads are used (K2; the paper: 1 to 4).", affects_output=True, gt=0
+        4, "How many of the second stage's heads are used (K2; in the paper 1 to 4).", affects_output=True, gt=0
     )
     fine_top: int = setting(2, "Documents that each of them pushes attention to (M2).", affects_output=True, gt=0)
     delta: float = setting(

@@ -50,11 +50,6 @@ def test_yes_and_no_are_words_and_true_is_none(tmp_path: Path) -> None:
     read = read_config_file(str(tmp_path / "run.yaml"))
     assert list(read)[:3] == ["yes", "no", "on"] and read["yes"] == "yes" and read["on"] is True
     assert read["nothing"] is None
-    file = tmp_path / "flips.yaml"
-    file.write_text(example("flips", config_of("flips")) + "\nasking:\n  yes: 'ja'\n")
-    shown_now = invoke("config", "show", "flips", "--config", str(file))
-    assert shown_now.exit_code == 0, shown_now.output
-    assert "ja" in shown_now.output
 
 
 def test_init_writes_a_new_file_only(tmp_path: Path) -> None:
