@@ -10,6 +10,7 @@ from pydantic import Field
 from jobs.config import (
     ActorsConfig,
     ClusterConfig,
+    CostConfig,
     LineageConfig,
     OutputConfig,
     ReportConfig,
@@ -183,4 +184,5 @@ class AnswerConfig(Section):
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    cost: CostConfig = Field(default_factory=CostConfig)
     lineage: LineageConfig = Field(default_factory=LineageConfig)

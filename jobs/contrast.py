@@ -15,6 +15,7 @@ from jobs.answer_config import AnsweredConfig, AnsweringModelConfig
 from jobs.config import (
     ActorsConfig,
     ClusterConfig,
+    CostConfig,
     LineageConfig,
     OutputConfig,
     ReportConfig,
@@ -131,6 +132,7 @@ class ContrastConfig(Section):
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    cost: CostConfig = Field(default_factory=CostConfig)
     lineage: LineageConfig = Field(default_factory=LineageConfig)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 from rich.console import Console
 
-from jobs.config import ActorsConfig, ClusterConfig, LineageConfig, OutputConfig, StorageConfig, UnitsConfig
+from jobs.config import ActorsConfig, ClusterConfig, CostConfig, LineageConfig, OutputConfig, StorageConfig, UnitsConfig
 from jobs.console import show_line
 from jobs.detect_config import ExamplesConfig
 from jobs.heads import head_set_of
@@ -112,6 +112,7 @@ class FlipsConfig(Section):
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    cost: CostConfig = Field(default_factory=CostConfig)
     lineage: LineageConfig = Field(default_factory=LineageConfig)
 
 

@@ -15,7 +15,7 @@ from pipelines.report.answer_page import render_answers
 from pipelines.report.answers import MEASURES as MEASURES
 from pipelines.report.answers import AnswerCounts, AnswerReport
 from pipelines.report.answers import Mean as Mean
-from pipelines.report.parts import committed_run
+from pipelines.report.parts import committed_run, pace_of
 from pipelines.side_files import ErrorLines, read_side_file
 from pipelines.storage import Storage, StorageOptions, join
 
@@ -37,6 +37,7 @@ class AnswerFiles:
     def __init__(self, plan: Plan, settings: AnswerFileSettings) -> None:
         self._plan, self._started_at = plan, settings.started_at
         self._errors = ErrorLines()
+        self._footers: list[Mapping[str, Any]] = []
         self._counts = AnswerCounts(plan, settings.qrels_uri, settings.qrels, settings.examples)
 
     @property
@@ -49,6 +50,7 @@ class AnswerFiles:
         for stored in units:
             self._errors.add(stored)
             self._counts.add(stored)
+            self._footers.append(stored.footer)
             yield stored
 
     def write(
@@ -57,16 +59,16 @@ class AnswerFiles:
         """Put errors.jsonl, report.json and report.html; their paths within the run."""
         folder = f"commit/{driver}"
         errors = self._errors.write(storage, run_uri, folder)
-        report = self.finish(run_uri, driver, resumed=resumed)
+        report = self.finish(run_uri, driver, write_s, resumed=resumed)
         contents = {"report.json": report.model_dump_json(indent=1), "report.html": render_answers(report)}
         for name, text in contents.items():
             storage.create(join(run_uri, folder, name), text.encode())
         return [errors, *(f"{folder}/{name}" for name in contents)]
 
-    def finish(self, run_uri: str, driver: str, *, resumed: bool) -> AnswerReport:
+    def finish(self, run_uri: str, driver: str, write_s: Mapping[str, float], *, resumed: bool) -> AnswerReport:
         """The report of everything that was watched."""
         run = committed_run(self._plan, run_uri, driver, self._started_at, datetime.now(UTC), resumed=resumed)
-        return self._counts.finish(run)
+        return self._counts.finish(run, pace_of(self._plan.config, self._footers, write_s, run))
 
 
 def read_report(result: RunResult, options: StorageOptions) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pipelines.measures import paired_bootstrap
 from pipelines.plan import Plan
 from pipelines.report.distributions import distribution
 from pipelines.report.model import Asked
-from pipelines.report.parts import FailedRows, asked_of
+from pipelines.report.parts import FailedRows, Pace, asked_of
 from pipelines.report.records import Distribution, ErrorGroup, Record, Run
 from qrcore.answers import pair_accuracy, verdict
 from qrcore.records import DETECTION_QUERY
@@ -99,6 +99,7 @@ class AnswerReport(Record):
     qrels: str | None = Field(description="URI of the judgements")
     examples: tuple[AnswerExample, ...] = Field(description="some right and some wrong answers, none if not wanted")
     provenance: dict[str, Any]
+    pace: Pace | None = Field(default=None, description="how the run went")
 
 
 @dataclass(slots=True)
@@ -234,7 +235,7 @@ class AnswerCounts:
                 )
             )
 
-    def finish(self, run: Run) -> AnswerReport:
+    def finish(self, run: Run, pace: Pace | None = None) -> AnswerReport:
         """The report of everything that was added."""
         counts, plan = self.counts, self.plan
         own = next(iter(self.variants.values()))
@@ -255,6 +256,7 @@ class AnswerCounts:
             qrels=self.qrels_uri,
             examples=(*self.shown[True], *self.shown[False]),
             provenance=plan.provenance,
+            pace=pace,
         )
 
 
