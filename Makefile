@@ -66,7 +66,7 @@ format: venv
 	$(BIN)/ruff check --fix .
 
 bench: venv
-	for part in engine memory packing loading detection pipeline influence; do $(BIN)/python -m tests.benchmarks.$$part || exit; done
+	for part in engine memory packing loading detection pipeline long_context influence; do $(BIN)/python -m tests.benchmarks.$$part || exit; done
 
 # KILLS: at each named point.
 KILLS ?= 5
@@ -85,11 +85,16 @@ $(HEADS)/lists/.built: tests/benchmarks/head_lists.py tests/benchmarks/embedded_
 	$(BIN)/python -m tests.benchmarks.head_lists --output $(HEADS)/lists
 	touch $@
 
-# What ways of choosing heads are worth, on every collection that fits; results go to tests/benchmarks/results.
+# DATA: folder of the collections.
+DATA ?= ../shared/data
+# What ways of choosing heads are worth, on every collection that fits, and what is kept of long contexts; results go to
+# tests/benchmarks/results.
 study: venv $(LISTS)/.built $(HEADS)/lists/.built
 	$(BIN)/python -m tests.benchmarks.embedded_study --lists $(LISTS)
 	$(BIN)/python -m tests.benchmarks.head_study --lists $(HEADS)/lists --work $(HEADS)
 	$(BIN)/python -m tests.benchmarks.precision --lists $(HEADS)/lists
+	$(BIN)/python -m tests.benchmarks.context_study --data $(DATA)
+	$(BIN)/python -m tests.benchmarks.influence_study
 
 lock: venv
 	{ echo "# Exact versions of everything that make venv installs (Python 3.11, Linux). Written by: make lock"; \

@@ -14,7 +14,7 @@ from rich.text import Text
 from jobs.logs import JsonLines
 
 if TYPE_CHECKING:
-    from pipelines.run import Planned, RunResult
+    from pipelines.job import Planned, RunResult
     from qrcore.training.progress import Progress as TrainingProgress
 
 _LINE_EVERY_S: Final = 10.0
@@ -24,7 +24,13 @@ _TRAINING_HEAD: Final = "done  stage                 tokens      time   loss   c
 
 
 #: Side files that are told of, by what they are called there.
-_TOLD: Final = {"heads": "headset.json", "scores": "head_scores.parquet", "report": "report.html", "chat": "chat.jsonl"}
+_TOLD: Final = {
+    "heads": "headset.json",
+    "scores": "head_scores.parquet",
+    "report": "report.html",
+    "chat": "chat.jsonl",
+    "tuning": "tuning.parquet",
+}
 
 
 def show_line(console: Console, *parts: str | tuple[str, str]) -> None:
@@ -71,7 +77,8 @@ class ConsoleObserver:
         show_line(
             self._console,
             (plan.run_id, "bold"),
-            f"  {plan.rows} rows in {len(plan.units)} units" + (f", {finished} units already done" if finished else ""),
+            f"  {plan.rows:,} rows in {len(plan.units):,} units"
+            + (f", {finished:,} units already done" if finished else ""),
         )
         show_line(self._console, f"  {_told(plan)}")
         for warning in plan.provenance.get("warnings", ()):
@@ -112,10 +119,15 @@ class ConsoleObserver:
             if isinstance(self._console.file, JsonLines):
                 self._console.file.event("progress", **tally.facts())
             else:
-                show_line(self._console, f"  {tally.rows_done}/{tally.rows} rows, {tally.note()}")
+                show_line(self._console, f"  {tally.rows_done:,}/{tally.rows:,} rows, {tally.note()}")
 
     def _start_bar(self, tally: Tally) -> None:
-        columns = (TextColumn(" "), BarColumn(), TextColumn("{task.completed}/{task.total} rows"), TimeElapsedColumn())
+        columns = (
+            TextColumn(" "),
+            BarColumn(),
+            TextColumn("{task.completed:,}/{task.total:,} rows"),
+            TimeElapsedColumn(),
+        )
         self._progress = _NotedProgress(*columns, console=self._console, transient=True)
         self._task = self._progress.add_task("rows", total=tally.rows, note=tally.note())
         self._progress.start()
@@ -217,8 +229,8 @@ class Tally:
         """The same in a few words."""
         facts = self.facts()
         speed = f"{facts['tokens_per_s']:,} tokens/s" if self._tokens else f"{facts['rows_per_s']:,} rows/s"
-        parts = [f"{facts['units_done']}/{facts['units']} units"] + ([speed] if self.units_done else [])
-        parts += [f"{self.failed} failed"] if self.failed else []
+        parts = [f"{facts['units_done']:,}/{facts['units']:,} units"] + ([speed] if self.units_done else [])
+        parts += [f"{self.failed:,} failed"] if self.failed else []
         kinds = {kind: facts[f"{kind.lower()}_actors"] for kind in ("GPU", "CPU")}
         actors = " + ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
         parts += [f"{actors} actor{'s' if sum(kinds.values()) > 1 else ''}"] if actors else []
@@ -277,8 +289,8 @@ def show_result(console: Console, result: RunResult, qrels: str | None = None, d
     show_line(
         console,
         (word, f"bold {colour}"),
-        f"  {manifest.rows} rows = {manifest.scored} {done} + {manifest.failed} failed, "
-        f"{len(manifest.objects)} objects",
+        f"  {manifest.rows:,} rows = {manifest.scored:,} {done} + {manifest.failed:,} failed, "
+        f"{len(manifest.objects):,} objects",
     )
     if manifest.skipped_files:
         show_line(console, f"  skipped files: {len(manifest.skipped_files)} (named in the manifest)")

@@ -5,37 +5,40 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from pipelines.commit import StoredUnit
+from pipelines.gold import missing_gold
 from pipelines.labels import Qrels
 from pipelines.plan import Plan
 from pipelines.report.bundle_page import render_bundles
 from pipelines.report.bundles import BundleCounts
-from pipelines.report.parts import committed_run
+from pipelines.report.parts import committed_run, pace_of
 from pipelines.rows import Row
 from pipelines.side_files import ErrorLines
-from pipelines.storage import Storage, join
+from pipelines.storage import Storage, StorageOptions, join
 
 
 @dataclass(frozen=True, slots=True)
 class BundleFileSettings:
-    """Judgements, if there are any, and where they come from; when this driver began the run."""
+    """Judgements, if there are any, and where they come from; how to reach the inputs; when this driver began."""
 
     started_at: datetime
     qrels_uri: str | None = None
     qrels: Qrels | None = None
+    storage: StorageOptions = field(default_factory=StorageOptions)
 
 
 class BundleFiles:
-    """Chat lines, errors and counts, collected while units stream by; see :class:`pipelines.run.SideFileWriter`."""
+    """Chat lines, errors and counts, collected while units stream by; see :class:`pipelines.job.SideFileWriter`."""
 
     def __init__(self, plan: Plan, settings: BundleFileSettings) -> None:
-        self._plan = plan
-        self._started_at = settings.started_at
+        self._plan, self._settings = plan, settings
         self._errors = ErrorLines()
         self._chat = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
+        self._footers: list[Mapping[str, Any]] = []
         self._counts = BundleCounts(plan, settings.qrels_uri, settings.qrels)
 
     @property
@@ -48,6 +51,7 @@ class BundleFiles:
         for stored in units:
             self._errors.add(stored)
             self._counts.add(stored)
+            self._footers.append(stored.footer)
             for row in stored.answers.to_pylist():
                 if row["error"] is None:
                     self._add_chat(row)
@@ -80,9 +84,14 @@ class BundleFiles:
         storage.create_from_file(join(run_uri, folder, "chat.jsonl"), self._chat)
         self._chat.close()
         errors = self._errors.write(storage, run_uri, folder)
-        run = committed_run(self._plan, run_uri, driver, self._started_at, datetime.now(UTC), resumed=resumed)
-        report = self._counts.finish(run)
+        run = committed_run(self._plan, run_uri, driver, self._settings.started_at, datetime.now(UTC), resumed=resumed)
+        pace = pace_of(self._plan.config, self._footers, write_s, run)
+        report = self._counts.finish(run, self._missing_gold(), pace)
         contents = {"report.json": report.model_dump_json(indent=1), "report.html": render_bundles(report)}
         for name, text in contents.items():
             storage.create(join(run_uri, folder, name), text.encode())
         return [f"{folder}/chat.jsonl", errors, *(f"{folder}/{name}" for name in contents)]
+
+    def _missing_gold(self) -> dict[str, int] | None:
+        qrels, options = self._settings.qrels, self._settings.storage
+        return None if qrels is None else missing_gold([file.info for file in self._plan.files], qrels, options)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from pipelines.cluster import ray_session
 from pipelines.commit import latest, load_manifest
 from pipelines.inputs import list_inputs
+from pipelines.job import RunSettings
 from pipelines.plan import SkippedFile, Unit, cut_units, usable_surveys
-from pipelines.run import RunSettings
 from pipelines.scorers import ScorerSettings
 from pipelines.side_files import read_side_file
 from pipelines.storage import Storage, absolute, join

@@ -1,6 +1,7 @@
 """Parts of the documentation that follow from the code: ``python -m tests.pages`` writes them anew (make pages).
 
-The README's tree of files tells each module by the first line of its docstring; the jobs' pages list every setting.
+The README's tree of files tells each module by the first line of its docstring; the jobs' pages list every setting, and
+every column that a recipe reads.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from jobs.job_configs import JOB_CONFIGS, config_of
 from jobs.settings import Section, fact, leaves, section_of
+from pipelines.prepare import recipes
 
 ROOT: Final = Path(__file__).parent.parent
 ROOMS: Final = ("qrcore", "pipelines", "jobs", "tests", "infra")
@@ -30,7 +32,10 @@ TOLD: Final = {
     "pipelines/report/macros.html.j2": "pieces that several pages share",
     "pipelines/report/report.html.j2": "the page of a re-ranking run",
     "pipelines/report/select.html.j2": "the page of a run of select",
+    "pipelines/report/answer.html.j2": "the page of a run of answer",
     "pipelines/report/influence.html.j2": "the page of scored documents",
+    "pipelines/report/contrast.html.j2": "the page of contrasted answers",
+    "pipelines/report/flips.html.j2": "the page of an audit of second thoughts",
     "pipelines/report/prepare.html.j2": "the page of a run of prepare",
     "pipelines/report/detection.html.j2": "the page of a head set that was found",
     "pipelines/report/proof.html.j2": "the page of its proof",
@@ -38,6 +43,7 @@ TOLD: Final = {
     "pipelines/training/model_card.md.j2": "the model card",
     "tests/data/demo.svg": "the picture of the README, drawn by make picture",
     "tests/data/python_docs_questions.jsonl": "the demo's questions with their judged answers",
+    "tests/data/facts.parquet": "32 questions about no real place, with what answers them, for demos",
     "tests/data/golden/*": "numbers of the published code, and the tiny models that they were made with",
     "tests/data/*": "small data of our own",
     "tests/benchmarks/results/*": "what was measured, by the benchmark of the same name",
@@ -48,6 +54,7 @@ TOLD: Final = {
     "infra/constraints.txt": "exact versions of every install, image or venv; written by make lock",
     "infra/grafana/qrbatch.json": "the dashboard of the metrics",
     "infra/policies/s3.json": "the least that a job may do in its bucket",
+    "infra/demos/*.yaml": "demos of jobs on a model in the package",
     "infra/training/*.yaml": "how a model in the package was trained",
     "infra/kubernetes/base/kustomization.yaml": "the nightly job as kustomize base",
     "infra/kubernetes/base/cron-job.yaml": "starts each night",
@@ -150,6 +157,15 @@ def _rows(kind: type[Any], prefix: str) -> Iterator[tuple[str, ...]]:
         )
 
 
+def recipe_columns() -> str:
+    """What each recipe of prepare reads."""
+    lines = []
+    for name in recipes.names():
+        columns = recipes.recipe(name).columns.items()
+        lines.append(f"| `{name}` | {'; '.join(f'`{column}`: {in_a_cell(what)}' for column, what in columns)} |")
+    return "\n".join(["| recipe | columns |", "|---|---|", *lines])
+
+
 def in_a_cell(text: str) -> str:
     """Text that Markdown takes neither for the end of a cell nor for HTML."""
     return text.replace("|", "\\|").replace("<", "&lt;")
@@ -186,6 +202,7 @@ def pages() -> dict[Path, str]:
     told = replaced(jobs.read_text(encoding="utf-8"), "settings", shared_settings())
     for job in JOB_CONFIGS:
         told = replaced(told, f"settings {job}", own_settings(job))
+    told = replaced(told, "recipes", recipe_columns())
     return {readme: replaced(readme.read_text(encoding="utf-8"), "tree", readme_tree()), jobs: told}
 
 

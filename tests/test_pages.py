@@ -9,7 +9,19 @@ import pytest
 
 from jobs.job_configs import JOB_CONFIGS, config_of
 from jobs.settings import leaves
-from tests.pages import ROOMS, ROOT, files, in_a_cell, own_settings, pages, replaced, shared_settings, tree
+from pipelines.prepare import recipes
+from tests.pages import (
+    ROOMS,
+    ROOT,
+    files,
+    in_a_cell,
+    own_settings,
+    pages,
+    recipe_columns,
+    replaced,
+    shared_settings,
+    tree,
+)
 
 needs_git = pytest.mark.skipif(
     shutil.which("git") is None or not (ROOT / ".git").exists(), reason="not a git checkout: its files are not known"
@@ -48,6 +60,12 @@ def test_every_setting_of_every_job_stands_in_its_table_or_in_that_of_all() -> N
     assert "| `scoring.null_query` | `N/A` |  | yes |" in shared
     assert "| `contexts.policy` | `error` |" in own_settings("rerank")
     assert "| `contexts.policy` | `tournament` |" in own_settings("select")
+
+
+def test_the_columns_of_every_recipe_are_told() -> None:
+    told = recipe_columns()
+    assert "| `qmsum` | `meeting_id`: text; without it the file and the row are the name;" in told
+    assert [line.split("`")[1] for line in told.splitlines()[2:]] == recipes.names()
 
 
 def test_a_page_without_its_marks_is_a_mistake() -> None:

@@ -1,7 +1,7 @@
 """Where the elements of a JSON array or the lines of JSON Lines stand in a stream of bytes, found without holding it.
 
-Public collections come as one array of hundreds of megabytes; with the ranges of its elements any part of it can be
-read alone.
+Public collections come as one array of hundreds of megabytes, or as objects one after the other under the same ending;
+with the ranges of these any part of a file can be read alone.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def line_ranges(chunks: Iterable[bytes]) -> Iterator[ByteRange]:
 
 
 def element_ranges(chunks: Iterable[bytes]) -> Iterator[ByteRange]:
-    """The elements of the one array in a stream; any other JSON value is the only element.
+    """The elements of the one array in a stream; of a stream that begins with an object, its objects, whatever stands
+    between them; any other JSON value is the only element.
 
     Raises :class:`ValueError` where the stream ends too early or goes on after the array.
     """
@@ -53,7 +54,7 @@ class _Scanner:
     def __init__(self) -> None:
         self._position = 0
         self._depth = 0
-        self._is_array: bool | None = None
+        self._first = b""  # byte that is no white space
         self._in_string = self._escaped = False
         self._start: int | None = None  # of the element that is open
         self._end = 0  # behind the last byte that is no white space
@@ -61,26 +62,25 @@ class _Scanner:
 
     def feed(self, chunk: bytes) -> Iterator[ByteRange]:
         at = 0
-        if self._is_array is None:
+        if not self._first:
             at = len(chunk) - len(chunk.lstrip(_WHITE + b"\xef\xbb\xbf" if not self._position else _WHITE))
             if at < len(chunk):
-                self._is_array = chunk[at : at + 1] == b"["
-                self._depth = 1 if self._is_array else 0
-                self._start = None if self._is_array else self._position + at
-                at += 1 if self._is_array else 0
-        if self._is_array:
+                self._first = chunk[at : at + 1]
+                # Objects one after the other are read as if brackets stood around them.
+                self._depth = 1 if self._first in b"[{" else 0
+                self._start = None if self._depth else self._position + at
+                at += 1 if self._first == b"[" else 0
+        if self._depth or self._closed:
             yield from self._array(chunk, at)
         elif stripped := chunk.rstrip(_WHITE):
             self._end = self._position + len(stripped)
         self._position += len(chunk)
 
     def close(self) -> Iterator[ByteRange]:
-        if self._is_array is None:
-            return
-        if not self._is_array:
-            yield ByteRange(self._start or 0, self._end)
-        elif not self._closed:
+        if self._first == b"[" and not self._closed:
             raise ValueError(f"the array ends at byte {self._position} without ']'")
+        if self._start is not None:
+            yield ByteRange(self._start, self._position if self._in_string else self._end)
 
     def _array(self, chunk: bytes, at: int) -> Iterator[ByteRange]:
         while at < len(chunk):
@@ -129,14 +129,20 @@ class _Scanner:
         if closes:
             self._depth -= 1
         if self._depth == 0 or (token == b"," and self._depth == 1):
-            found = None if self._start is None else ByteRange(self._start, self._end)
-            self._start, self._closed = None, self._depth == 0
-            return found
+            self._closed = self._depth == 0
+            return self._ended()
         if self._start is None:
             self._start = place
         self._end = place + 1
+        if closes and self._depth == 1:
+            return self._ended()
         if token == b'"':
             self._in_string = True
         elif not closes and token != b",":
             self._depth += 1
         return None
+
+    def _ended(self) -> ByteRange | None:
+        found = None if self._start is None else ByteRange(self._start, self._end)
+        self._start = None
+        return found

@@ -1,4 +1,4 @@
-"""Source files of any usual kind as rows: Parquet, JSON Lines, one JSON array, and plain text."""
+"""Source files of any usual kind as rows: Parquet, JSON Lines, one JSON array or object, and plain text."""
 
 from __future__ import annotations
 

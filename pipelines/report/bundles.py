@@ -11,12 +11,13 @@ from typing import Any, Final
 from pydantic import Field
 
 from pipelines.commit import StoredUnit
+from pipelines.gold import relevant_of
 from pipelines.labels import Qrels
 from pipelines.measures import paired_bootstrap
 from pipelines.plan import Plan
 from pipelines.report.distributions import distribution
 from pipelines.report.model import Asked
-from pipelines.report.parts import FailedRows, asked_of
+from pipelines.report.parts import FailedRows, Pace, asked_of
 from pipelines.report.records import Distribution, ErrorGroup, Record, Run
 from qrcore.records import DETECTION_QUERY
 
@@ -63,6 +64,9 @@ class Gold(Record):
     judged_queries: int = Field(description="queries with relevant documents and a bundle")
     missing_queries: int = Field(description="queries with relevant documents that failed or are not in the input")
     detection_queries: int = Field(description="judged queries that the heads were found on; left out of all of this")
+    gold: int = Field(description="relevant documents of the judged queries")
+    gold_missing: int = Field(description="of these, not among the candidates of their query; they count in recall")
+    queries_without_their_gold: int = Field(description="judged queries of which no relevant document is a candidate")
     recall: float | None = Field(description="mean share of the relevant documents that are in the bundle")
     low: float | None = Field(description="lower end of its 95 % bootstrap interval over queries")
     high: float | None = Field(description="upper end")
@@ -75,7 +79,7 @@ class Gold(Record):
 class BundleReport(Record):
     """Everything that ``report.json`` says about one run of select."""
 
-    schema_version: str = "1.0"
+    schema_version: str = "1.1"
     run: Run
     told: str = Field(description="policy, budget, tokenizer and order in words")
     asked: Asked
@@ -84,6 +88,7 @@ class BundleReport(Record):
     tokens: Tokens
     rounds: Rounds
     gold: Gold | None = Field(description="null without judgements")
+    pace: Pace | None = Field(default=None, description="how the run went, since 1.1")
     provenance: dict[str, Any]
 
 
@@ -122,7 +127,7 @@ class BundleCounts:
         self._add_gold(row)
 
     def _add_gold(self, row: Mapping[str, Any]) -> None:
-        gold = _relevant((self.qrels or {}).get(row["query_id"], {}))
+        gold = relevant_of((self.qrels or {}).get(row["query_id"], {}))
         if gold and DETECTION_QUERY in row["flags"]:
             self.seen.add(row["query_id"])
         elif gold:
@@ -130,8 +135,9 @@ class BundleCounts:
             self.found[row["query_id"]] = (len(gold & kept), len(gold))
             self.judged_tokens += row["context_tokens"]
 
-    def finish(self, run: Run) -> BundleReport:
-        """The report of everything that was added."""
+    def finish(self, run: Run, gold_missing: Mapping[str, int] | None = None, pace: Pace | None = None) -> BundleReport:
+        """The report of everything that was added. ``gold_missing``: relevant documents that are no candidates, by
+        query; None without judgements."""
         plan = self.plan
         return BundleReport(
             run=run,
@@ -145,7 +151,8 @@ class BundleCounts:
                 windows=distribution(self.numbers["windows"]),
                 final_items=distribution(self.numbers["final_items"]),
             ),
-            gold=self._gold(),
+            gold=self._gold(gold_missing or {}),
+            pace=pace,
             provenance=plan.provenance,
         )
 
@@ -176,17 +183,21 @@ class BundleCounts:
             segments=distribution(self.numbers["segments"]),
         )
 
-    def _gold(self) -> Gold | None:
+    def _gold(self, gold_missing: Mapping[str, int]) -> Gold | None:
         if self.qrels is None or self.qrels_uri is None:
             return None
         recalls = {query_id: kept / gold for query_id, (kept, gold) in self.found.items()}
         interval = paired_bootstrap(recalls, dict.fromkeys(recalls, 0.0), _BOOTSTRAP_SEED) if recalls else None
-        asked = sum(bool(_relevant(judged)) for judged in self.qrels.values())
+        asked = sum(bool(relevant_of(judged)) for judged in self.qrels.values())
+        missing = {query_id: gold_missing.get(query_id, 0) for query_id in self.found}
         return Gold(
             qrels=self.qrels_uri,
             judged_queries=len(recalls),
             missing_queries=asked - len(recalls) - len(self.seen),
             detection_queries=len(self.seen),
+            gold=sum(gold for _, gold in self.found.values()),
+            gold_missing=sum(missing.values()),
+            queries_without_their_gold=sum(missing[one] == gold for one, (_, gold) in self.found.items()),
             recall=fmean(recalls.values()) if recalls else None,
             low=interval.low if interval else None,
             high=interval.high if interval else None,
@@ -195,10 +206,6 @@ class BundleCounts:
             no_gold=sum(recall == 0 for recall in recalls.values()),
             per_1k_tokens=_per_1k(self.found.values(), self.judged_tokens),
         )
-
-
-def _relevant(judged: Mapping[str, int]) -> set[str]:
-    return {doc_id for doc_id, relevance in judged.items() if relevance > 0}
 
 
 def _per_1k(found: Collection[tuple[int, int]], tokens: int) -> float | None:

@@ -92,16 +92,20 @@ def histogram(
         return 100 * (value - low) / (high - low)
 
     parts = [y_level(top + height * (1 - level / tallest), short(level)) for level in levels]
+    whole = all(edge % 1 == 0.5 for edge in edges)  # each bar is one whole number
+    shown = [value for value in ticks(low, high) if not whole or value == int(value)]
     for (start, end), count in zip(pairwise(edges), counts, strict=True):
         size = height * count / tallest
-        tip = f"{short(start)} to {short(end)}: {count:,} {counted}"
+        bin_name = short(start + 0.5) if whole else f"{short(start)} to {short(end)}"
+        tip = f"{bin_name}: {count:,} {counted}"
         parts += [rect(x_of(start), top + height - size, x_of(end) - x_of(start), size, "bar", tip)] if count else []
-    parts += [x_axis([(x_of(value), short(value)) for value in ticks(low, high)], top + height, axis)]
+    parts += [x_axis([(x_of(value), short(value)) for value in shown], top + height, axis)]
     for row, (name, value) in enumerate(marks.items()):
         parts += _mark(x_of(value), 10 + 13 * row, top + height, f"{name} {short(value)}")
     parts += [y_title(top + height / 2, counted)]
     said = ", ".join(f"{name} {short(value)}" for name, value in marks.items())
-    about = f"Histogram of {axis} over {sum(counts):,} {counted} from {short(low)} to {short(high)}; {said}."
+    ends = (low + 0.5, high - 0.5) if whole else (low, high)
+    about = f"Histogram of {axis} over {sum(counts):,} {counted} from {short(ends[0])} to {short(ends[1])}; {said}."
     return svg(title, about, top + height + 44, parts, left=58, right=18)
 
 

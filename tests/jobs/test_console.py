@@ -14,8 +14,8 @@ from rich.console import Console
 from jobs.console import ConsoleObserver, Tally, show_result
 from jobs.demo import DemoResult, show_demo
 from jobs.logs import JsonLines
+from pipelines.job import RunResult
 from pipelines.plan import Plan
-from pipelines.run import RunResult
 
 HOSTILE = "/data/[old]/[/x]/:bee:/runs"
 
@@ -180,7 +180,8 @@ def test_nothing_of_the_progress_is_cut_on_a_narrow_terminal() -> None:
         console.print(observer._progress.get_renderable())
         said = observer._progress.tasks[0].fields["note"]
     assert "━" in shown(console)
-    assert "1000000/2000000 rows" in shown(console)
+    assert "1,000,000/2,000,000 rows" in shown(console)
+    assert "2,000,000 rows in 2 units" in shown(console)
     assert said in shown(console)
 
 

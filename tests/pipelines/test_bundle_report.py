@@ -75,12 +75,12 @@ ROWS = [
 ]
 
 
-def report_of(rows: Sequence[dict[str, Any]], qrels: Any = None) -> BundleReport:
+def report_of(rows: Sequence[dict[str, Any]], qrels: Any = None, gold_missing: Any = None) -> BundleReport:
     counts = BundleCounts(PLAN, "qrels.tsv" if qrels is not None else None, qrels)
     entry = CommittedObject(path="p", unit_id="u", size=1, sha256="s", rows=6, scored=5, failed=1)
     for half in (rows[:3], rows[3:]):
         counts.add(StoredUnit(PLAN.units[0], entry, {}, pa.Table.from_pylist(list(half), schema=bundle_schema(()))))
-    return counts.finish(RUN)
+    return counts.finish(RUN, gold_missing)
 
 
 def test_counts_of_tokens_rows_and_reasons() -> None:
@@ -108,6 +108,19 @@ def test_gold_counts_judged_queries_with_a_bundle_and_names_the_missing() -> Non
     assert gold.per_1k_tokens == pytest.approx(1000 * 3 / 140)
 
 
+def test_gold_that_is_no_candidate_is_counted() -> None:
+    report = report_of(ROWS, QRELS, {"a": 1, "c": 1, "bad": 1})
+    gold = report.gold
+    assert gold is not None
+    # What failed is not among the judged queries, and its gold is not either.
+    assert (gold.gold, gold.gold_missing, gold.queries_without_their_gold) == (5, 2, 1)
+    said = (
+        "2 of the 5 relevant documents are not among the candidates, so that no bundle could hold them (all of theirs"
+    )
+    assert f"{said} in 1 of the queries)." in render_bundles(report)
+    assert "among the candidates" not in render_bundles(report_of(ROWS, QRELS, {"bad": 1}))
+
+
 def test_gold_of_queries_that_the_heads_were_found_on_counts_for_nothing() -> None:
     rows = [{**one, "flags": [*one["flags"], DETECTION_QUERY]} if one["query_id"] == "a" else one for one in ROWS]
     report = report_of(rows, QRELS)
@@ -133,6 +146,17 @@ def test_the_page_stands_alone_and_says_it_all() -> None:
     for said in ("15.4 %", "budget_below_every_piece", "No wanted piece fits", "0.500", "1 of 5 rankings took more"):
         assert said in page, said
     assert "&lt;b&gt;none" in page and "<b>none" not in page
+
+
+def test_tiny_shares_are_not_zero_and_few_numbers_have_a_bar_each() -> None:
+    rows = [bundle("a", ["x"], 90, 10**6), bundle("b", ["x", "y"], 90, 10**6), bundle("c", ["x", "y"], 90, 10**6)]
+    page = render_bundles(report_of(rows))
+    assert "0.009 %" in page and ">0.0 %" not in page
+    segments = draw(report_of(rows))["segments"]
+    assert segments is not None
+    assert "<title>1: 1 bundles</title>" in segments and "<title>2: 2 bundles</title>" in segments
+    assert re.findall(r'class="tick[^>]*>([^<]+)<', segments)[-2:] == ["1", "2"]
+    assert "from 1 to 2; median 2" in segments
 
 
 @pytest.mark.parametrize("rows", [ROWS[5:], ROWS[3:4], ROWS[:1], []])

@@ -25,9 +25,9 @@ from jobs.rerank import pipeline_settings
 from jobs.settings import merge, validate
 from pipelines import commit
 from pipelines.commit import manifest_rows
+from pipelines.job import RunResult
 from pipelines.plan import Plan
 from pipelines.rerank import RerankSettings, run
-from pipelines.run import RunResult
 from pipelines.schemas import INPUT_SCHEMA, QRELS_SCHEMA
 from pipelines.scorers import on_requested_device
 from pipelines.storage import Storage

@@ -15,7 +15,7 @@ from pipelines import select
 from pipelines.actors import ScoredRankings, UnitScorer
 from pipelines.bundle_files import BundleFileSettings
 from pipelines.commit import manifest_rows
-from pipelines.run import RunResult
+from pipelines.job import RunResult
 from pipelines.schemas import INPUT_SCHEMA, ranking_schema
 from pipelines.scorers import ScorerSettings
 from pipelines.select_worker import SelectWorker
@@ -74,6 +74,35 @@ def test_a_worker_that_scores_makes_the_bundles_of_the_stored_rankings(tmp_path:
         assert bundle["final_items"] == len(final)
         assert {segment["doc_id"] for segment in bundle["segments"]} <= final
     assert found[0]["windows"] == 1 < found[1]["windows"] and metrics.scored == 2
+
+
+def test_contexts_that_hold_little_or_nothing_give_what_there_is_and_say_so() -> None:
+    """Without Ray, scored and selected from: no piece, one, white space alone, and nothing that the budget holds."""
+    texts = {"none": [], "one": ["The river floods."], "blank": [" ", "\n\t", ""], "some": ["", "Salt is sold.", "  "]}
+    rows = [
+        row(name, candidates=[{"doc_id": f"d{place}", "text": text} for place, text in enumerate(several)])
+        for name, several in texts.items()
+    ]
+    unit = UnitRows(pa.Table.from_pylist(rows, schema=INPUT_SCHEMA), "in.parquet", 0, frozenset())
+    rankings = ScoredRankings(ScorerSettings(MODEL, heads=HEADS, device="cpu"), ContextSettings(policy="tournament"))
+    found: dict[int, list[Any]] = {}
+    for budget in (100, 2):
+        bundles = BundleSettings(policy="token_budget", budget_tokens=budget)
+        table, metrics = SelectWorker(bundles, rankings, bundle_schema(())).answer(unit)
+        assert (metrics.scored, metrics.failed) == (3, 1)
+        found[budget] = table.to_pylist()
+    none, one, blank, some = found[100]
+    assert none["error"]["code"] == "no_candidates" and none["segments"] is None
+    assert [segment["text"] for segment in one["segments"]] == ["The river floods."] and one["flags"] == []
+    assert (blank["segments"], blank["context"], blank["flags"]) == ([], "", ["no_text"])
+    assert [segment["doc_id"] for segment in some["segments"]] == ["d1"]
+    assert some["flags"] == ["blank_pieces_left_out"]
+    assert [bundle["flags"] for bundle in found[2][1:]] == [
+        ["budget_below_every_piece"],
+        ["no_text"],
+        ["budget_below_every_piece", "blank_pieces_left_out"],
+    ]
+    assert [bundle["context_tokens"] for bundle in found[2][1:]] == [0, 0, 0]
 
 
 def test_bundles_of_queries_that_the_heads_were_found_on_are_marked() -> None:

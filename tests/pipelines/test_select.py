@@ -13,7 +13,7 @@ from jobs.select import SelectConfig, pipeline_settings
 from jobs.settings import merge, validate
 from pipelines import select
 from pipelines.commit import manifest_rows
-from pipelines.run import RunResult
+from pipelines.job import RunResult
 from pipelines.schemas import INPUT_SCHEMA
 from pipelines.side_files import read_side_file
 from pipelines.storage import StorageOptions
@@ -75,6 +75,17 @@ def test_bundles_come_of_a_ranking_and_its_texts(ranked: RunResult, tmp_path: Pa
     assert selected(
         ranked, tmp_path, policy={"top": 2}, units={"max_rows": 2}, render={"assistant": "{{ answers[0] }}"}
     ).already_committed
+
+
+def test_gold_that_is_not_in_the_context_is_counted(ranked: RunResult, tmp_path: Path) -> None:
+    known = [candidate["doc_id"] for candidate in row("q00")["candidates"]]
+    judged = [f"q00 0 {known[0]} 1", "q00 0 gone 1", "q01 0 gone 2", f"q02 0 {known[1]} 1", "bad 0 gone 1"]
+    (tmp_path / "qrels.txt").write_text("\n".join(judged))
+    result = selected(ranked, tmp_path / "out", qrels=str(tmp_path / "qrels.txt"), policy={"top": 99})
+    said = read_side_file(result.run_uri, result.manifest.side_files, "report.json", StorageOptions())["gold"]
+    assert (said["judged_queries"], said["missing_queries"]) == (3, 1)
+    assert (said["gold"], said["gold_missing"], said["queries_without_their_gold"]) == (4, 2, 1)
+    assert said["recall"] == pytest.approx((0.5 + 0 + 1) / 3)
 
 
 def test_a_template_that_fails_for_a_row_is_that_rows_error(ranked: RunResult, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """LongMemEval: a question to many past chat sessions; a piece is a round (what the user says and what is answered).
 
 With ``granularity: coarse`` a piece is a session. A piece's title is its session's date; gold are the rounds that hold
-a turn marked ``has_answer``, or, where no turn is marked, the sessions named as answers.
+a turn marked ``has_answer``, or, where no turn is marked, the sessions named as answers. Questions whose id ends in
+``_abs`` ask for what was never said, and come without gold.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pipelines.prepare.recipes.dialogue import turn_pieces
 from pipelines.prepare.records import Piece, Prepared, invalid, list_of, struct_of, text_of
 
 _TURNS_OF_A_ROUND = 2
+_ABSTENTION = "_abs"
 
 
 def prepare(row: dict[str, Any], tools: Tools) -> Iterator[Prepared]:
@@ -41,15 +43,16 @@ def prepare(row: dict[str, Any], tools: Tools) -> Iterator[Prepared]:
                 marked[piece.doc_id] = 1
             if name in (row.get("answer_session_ids") or ()):
                 of_answer_sessions[piece.doc_id] = 1
-    answer = row.get("answer")
+    answer, query_id = row.get("answer"), text_of(row, "question_id")
+    gold = {} if query_id.endswith(_ABSTENTION) else marked or of_answer_sessions
     yield Prepared(
-        text_of(row, "question_id"),
+        query_id,
         text_of(row, "question"),
         pieces,
         answers=None if answer is None else (str(answer),),
         date=text_of(row, "question_date", optional=True) or None,
         kind=text_of(row, "question_type", optional=True) or None,
-        gold=marked or of_answer_sessions or None,
+        gold=gold or None,
         carried=row,
     )
 

@@ -37,6 +37,25 @@ def test_an_object_is_its_own_only_element(value: dict[str, Any], size: int) -> 
     assert [json.loads(data[start:stop]) for start, stop in element_ranges(chunks(data, size))] == [value]
 
 
+@given(
+    values=st.lists(st.dictionaries(st.text(max_size=4), VALUES, max_size=3), min_size=1, max_size=4),
+    between=st.sampled_from(["\n", "", ",\n", " \r\n\n"]),
+    size=st.integers(1, 9),
+)
+def test_objects_one_after_the_other(values: list[dict[str, Any]], between: str, size: int) -> None:
+    """As collections come under the ending ``.json``; a part of such a file is read in brackets, see sources."""
+    data = between.join(map(json.dumps, values)).encode()
+    for whole, moved in ((data, 0), (b"[" + data + b"]", 1)):
+        found = [data[start - moved : stop - moved] for start, stop in element_ranges(chunks(whole, size))]
+        assert [json.loads(one) for one in found] == values
+
+
+@pytest.mark.parametrize("rest", [b"x", b' "b', b'{"b": [1, {'])
+def test_what_follows_an_object_and_is_none_is_an_element(rest: bytes) -> None:
+    data = b'{"a": 1}\n' + rest
+    assert [data[start:stop] for start, stop in element_ranges([data])] == [b'{"a": 1}', rest.strip()]
+
+
 @given(lines=st.lists(st.text(alphabet="ab \t\r", max_size=4), max_size=6), size=st.integers(1, 5), end=st.booleans())
 def test_lines_that_hold_something(lines: list[str], size: int, end: bool) -> None:
     data = "\n".join(lines).encode() + (b"\n" if end else b"")

@@ -62,6 +62,11 @@ def test_longmemeval_sessions_and_gold_without_marked_turns() -> None:
     assert one.gold == {"0:s1/1": 1, "2:s3/1": 1}
 
 
+def test_longmemeval_questions_for_what_was_never_said_have_no_gold() -> None:
+    (one,) = made("longmemeval", {**samples.LONGMEMEVAL, "question_id": "gpt4_59c863d7_abs"})
+    assert one.gold is None and one.answers == ("2",) and len(one.pieces) == 4
+
+
 def test_locomo_turns() -> None:
     first, second, adversarial = made("locomo", samples.LOCOMO)
     assert [piece.doc_id for piece in first.pieces] == ["conv-1/D1:1", "conv-1/D1:2", "conv-1/D2:1", "conv-1/D10:1"]

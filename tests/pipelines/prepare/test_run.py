@@ -15,9 +15,9 @@ from jobs.prepare import PrepareConfig, pipeline_settings
 from jobs.settings import merge, validate
 from pipelines.commit import manifest_rows
 from pipelines.inputs import list_inputs, survey_file
+from pipelines.job import RunResult
 from pipelines.labels import load_qrels
 from pipelines.prepare import run as preparing
-from pipelines.run import RunResult
 from pipelines.side_files import read_side_file
 from pipelines.storage import Storage, StorageOptions
 from qrcore.errors import ConfigError, IncompleteRunError, InputError
@@ -83,7 +83,30 @@ def test_a_trec_run_is_joined_with_queries_and_corpus(tmp_path: Path, corpus: st
     ]
     assert load_qrels(f"{result.run_uri}/labels/qrels", OPTIONS) == {"q1": {"d1": 2, "d2": 1}, "q2": {"d2": 1}}
     said = report(result)["judged"]
-    assert (said["with_gold"], said["gold"], said["gold_missing"]) == (2, 3, 1)
+    assert (said["with_gold"], said["without_gold"], said["gold"], said["gold_missing"]) == (2, 0, 3, 1)
+
+
+def test_a_run_in_parquet_is_joined_by_its_ranks(tmp_path: Path, corpus: str) -> None:
+    ranked = [("q1", "d2", 2, 9.0), ("q1", "d1", 3, 8.0), ("q1", "d3", 1, 1.0), ("q2", "d2", 1, 5.0)]
+    table = pa.Table.from_pylist(
+        [dict(zip(("query_id", "doc_id", "rank", "score"), one, strict=True)) for one in ranked]
+    )
+    pq.write_table(table, tmp_path / "run.parquet")
+    pq.write_table(table.drop(["score"]), tmp_path / "ranks.parquet")
+    (tmp_path / "qrels.txt").write_text("q1 0 d1 0\nq1 0 gone 1\n")
+    queries = lines(tmp_path / "queries.jsonl", QUERIES)
+    given = {"corpus": corpus, "run": str(tmp_path / "run.parquet"), "qrels": str(tmp_path / "qrels.txt"), "depth": 2}
+    result = prepared("tables", queries, tmp_path / "out", input=given)
+    rows = list(manifest_rows(result.run_uri))
+    assert [[(c["doc_id"], c["rank"], c["score"]) for c in one["candidates"]] for one in rows] == [
+        [("d3", 1, 1.0), ("d2", 2, 9.0)],
+        [("d2", 1, 5.0)],
+    ]
+    judged = report(result)["judged"]
+    assert (judged["with_gold"], judged["without_gold"]) == (1, 1)
+    assert (judged["gold"], judged["gold_missing"], judged["queries_without_their_gold"]) == (1, 1, 1)
+    result = prepared("tables", queries, tmp_path / "out", input={**given, "run": str(tmp_path / "ranks.parquet")})
+    assert [c["score"] for one in manifest_rows(result.run_uri) for c in one["candidates"]] == [None] * 3
 
 
 def test_queries_and_corpus_are_enough(tmp_path: Path, corpus: str) -> None:
@@ -127,14 +150,51 @@ def test_texts_are_rebuilt_exactly_from_shards_of_the_size_asked_for(tmp_path: P
     assert sum(len(survey_file(file, OPTIONS).row_bytes) for file in files) == 12
 
 
-@pytest.mark.parametrize("kind", ["json", "jsonl", "parquet"])
+LONG = (
+    "CHAPTER I\nThe flood came. It took the mill.\n\nCHAPTER II\n"
+    + "The bees were gone by then. " * 30
+    + "Salt stayed."
+)
+
+
+@pytest.mark.parametrize(
+    ("split", "least"),
+    [
+        ({"by": "sentences", "max_tokens": 40}, 4),
+        ({"by": "tokens", "max_tokens": 30, "overlap_tokens": 10}, 6),
+        ({"by": "pattern", "pattern": "^CHAPTER"}, 2),
+        ({"by": "none"}, 1),
+    ],
+)
+def test_every_way_to_split_keeps_what_rebuilds_the_text(tmp_path: Path, split: dict[str, Any], least: int) -> None:
+    row = {"document_id": "a", "title": "Flood", "text": LONG, "query_id": "q", "query": "What came?"}
+    result = prepared("documents", lines(tmp_path / "in.jsonl", [row]), tmp_path / "out", split=split)
+    (one,) = manifest_rows(result.run_uri)
+    pieces = one["candidates"]
+    assert rebuild((c["start"], c["text"]) for c in pieces) == LONG
+    assert len(pieces) >= least and (len(pieces) == least) == (least <= 2)
+    assert [(c["doc_id"], c["source_id"], c["title"]) for c in pieces[:1]] == [("a/1", "a", "Flood")]
+
+
+def test_turns_of_dialogues_in_parquet(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": f"Turn {number}?", "time": number} for number in range(5)]
+    table = pa.Table.from_pylist([{"query_id": "q", "query": "When?", "turns": turns}])
+    pq.write_table(table, tmp_path / "in.parquet")
+    result = prepared("dialogue", tmp_path / "in.parquet", tmp_path / "out", split={"turns": 2})
+    (one,) = manifest_rows(result.run_uri)
+    assert [c["text"] for c in one["candidates"]][1:] == ["user: Turn 2?\nuser: Turn 3?\n", "user: Turn 4?\n"]
+    assert [(c["doc_id"], c["start"]) for c in one["candidates"]] == [("q/1", 0), ("q/2", 28), ("q/3", 56)]
+
+
+@pytest.mark.parametrize("kind", ["json", "objects", "jsonl", "parquet"])
 def test_collections_come_in_any_format(tmp_path: Path, kind: str) -> None:
     rows = [{**samples.MUSIQUE, "id": f"2hop__{number}"} for number in range(5)]
-    path = tmp_path / f"musique.{kind}"
+    # MuSiQue and others are published as lines under the ending of one array.
+    path = tmp_path / f"musique.{'json' if kind == 'objects' else kind}"
     if kind == "parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
-        lines(path, rows if kind == "jsonl" else [json.dumps(rows, indent=1)])
+        lines(path, [json.dumps(rows, indent=1)] if kind == "json" else rows)
     result = prepared("musique", path, tmp_path / "out", shards={"rows": 2})
     out = list(manifest_rows(result.run_uri))
     assert [one["query_id"] for one in out] == [f"2hop__{number}" for number in range(5)]
@@ -218,6 +278,8 @@ def test_an_object_that_was_changed_is_not_committed(tmp_path: Path, monkeypatch
         ("shards", {"input": {"queries": "x.jsonl"}}, ConfigError, "Leave --queries out"),
         ("shards", {"input": {"carry": ["query"]}}, ConfigError, "carry: query"),
         ("documents", {"split": {"by": "pattern"}}, ConfigError, "expected a regular expression to cut at"),
+        ("documents", {"split": {"by": "sentences", "tokenizer": "./nowhere"}}, ConfigError, "tokenizer '.*nowhere'"),
+        ("sparkles", {}, ConfigError, "recipe: expected one of beir, clipper"),
         ("documents", {"input": {"queries": "gone.jsonl"}}, InputError, "queries: input gone.jsonl"),
         ("tables", {"input": {"corpus": "corpus-twice"}}, InputError, "expected each doc_id once, got 'd1' again"),
         ("tables", {"input": {"corpus": "corpus-bad"}}, InputError, "row 0: text: expected text, got nothing"),
