@@ -48,8 +48,10 @@ class AskingConfig(Section):
         affects_output=True,
         min_length=1,
     )
-    yes: str = setting("yes", "The word by which the model stands by its answer.", affects_output=True, min_length=1)
-    no: str = setting("no", "The word by which it gives it up.", affects_output=True, min_length=1)
+    yes_word: str = setting(
+        "yes", "The word by which the model stands by its answer.", affects_output=True, min_length=1
+    )
+    no_word: str = setting("no", "The word by which it gives it up.", affects_output=True, min_length=1)
     injected: bool = setting(
         True,
         "Ask again after a wrong answer, too: that of the column wrong_answer, or a sentence of another candidate.",

@@ -119,9 +119,10 @@ def test_the_bias_stands_on_the_steered_documents_from_the_questions_rows(rows: 
     cafe = _cafe(replace(SETTINGS, rows=rows, bias_inside_scale=inside))
     made = cafe.prompt(_model(), QUESTION, DOCUMENTS)
     (gate,) = cafe.gates(_model(), made)
-    assert gate.mode == "bias" and len(gate.heads) == 24, "all heads"
+    shape = _model().decoder.source.shape
+    assert gate.mode == "bias" and len(gate.heads) == shape.layers * shape.query_heads, "all heads"
     assert gate.keys == tuple(made.encoded.document_spans[made.shown.index(place)] for place in sorted(made.steered))
-    assert gate.delta == pytest.approx(math.log(10) / (math.sqrt(32) if inside else 1))
+    assert gate.delta == pytest.approx(math.log(10) / (math.sqrt(shape.head_dim) if inside else 1))
     assert gate.queries is not None and gate.queries.start == made.encoded.query_span.start
     assert (gate.queries.stop == made.encoded.query_span.stop) == (rows == "question")
 
