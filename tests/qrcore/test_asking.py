@@ -14,7 +14,7 @@ from qrcore.generation import load_answerer
 from qrcore.models import load_language_model, load_tokenizer, open_model
 from qrcore.prompts import EMBEDDED, PLAIN, follow_up_frame
 from qrcore.records import Document
-from tests.shards import MODEL
+from tests.small_model import MODEL
 
 DOCUMENTS: Final = (
     Document("bees", "Bees collect nectar from flowers and make honey of it."),
