@@ -85,13 +85,13 @@ class CafeConfig(Section):
         flag="--fine-heads",
     )
     coarse_count: int = setting(
-        4, "K1: how many of the first stage's heads are used, best first.", affects_output=True, gt=0
+        4, "How many of the first stage's heads are used, best first (K1).", affects_output=True, gt=0
     )
-    coarse_top: int = setting(4, "M1: documents that each of them keeps.", affects_output=True, gt=0)
+    coarse_top: int = setting(4, "Documents that each of them keeps (M1).", affects_output=True, gt=0)
     fine_count: int = setting(
-        4, "K2: how many of the second stage's heads are used (the paper: 1 to 4).", affects_output=True, gt=0
+        4, "How many of the second stage's heads are used (K2; in the paper 1 to 4).", affects_output=True, gt=0
     )
-    fine_top: int = setting(2, "M2: documents that each of them pushes attention to.", affects_output=True, gt=0)
+    fine_top: int = setting(2, "Documents that each of them pushes attention to (M2).", affects_output=True, gt=0)
     delta: float = setting(
         math.log(10), "What is added to attention logits; the paper has log 10 and log 13.", affects_output=True
     )

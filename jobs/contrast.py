@@ -15,6 +15,7 @@ from jobs.answer_config import AnsweredConfig, AnsweringModelConfig
 from jobs.config import (
     ActorsConfig,
     ClusterConfig,
+    CostConfig,
     LineageConfig,
     OutputConfig,
     ReportConfig,
@@ -39,7 +40,7 @@ class ContrastedModelConfig(AnsweringModelConfig):
 
     heads: str | None = setting(
         None,
-        "Head set: a list such as 3-1,4-0, 'all', a name or a JSON file; empty: the model's own.",
+        "Head set: a list such as 3-1,4-0, 'all', a name or a JSON file; empty: the model's own copying heads.",
         affects_output=True,
     )
     on_mismatch: Literal["refuse", "warn"] = setting(
@@ -131,6 +132,7 @@ class ContrastConfig(Section):
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    cost: CostConfig = Field(default_factory=CostConfig)
     lineage: LineageConfig = Field(default_factory=LineageConfig)
 
 

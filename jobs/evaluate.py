@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jobs.config import StorageConfig
+from jobs.console import show_line
 from jobs.rerank import with_endpoint
 from jobs.settings import Section, setting
 
@@ -101,27 +103,21 @@ def show_evaluation(console: Console, evaluation: Evaluation) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("measure")
     for run in evaluation.runs:
-        table.add_column(run.name, justify="right", overflow="fold")
+        table.add_column(Text(run.name), justify="right", overflow="fold")  # names are files: brackets are no markup
     for row in zip(*(run.values for run in evaluation.runs), strict=True):
         table.add_row(row[0].measure, *(f"{one.mean:.4f} [{one.low:.4f}, {one.high:.4f}]" for one in row))
-    console.print(f"{evaluation.queries} judged queries; means with 95 % intervals", highlight=False)
+    show_line(console, f"{evaluation.queries:,} judged queries; means with 95 % intervals")
     console.print(table)
     for run in evaluation.runs:
         if run.missing:
             listed = ", ".join(run.missing_queries) + (", …" if run.missing > len(run.missing_queries) else "")
-            console.print(
-                f"{run.name}: missing, counted as zero: {run.missing} ({listed})", highlight=False, markup=False
-            )
+            show_line(console, f"{run.name}: missing, counted as zero: {run.missing:,} ({listed})")
         if run.found_on:
-            console.print(
-                f"{run.name}: {run.found_on} of these queries are such that its heads were found on: no evidence",
-                highlight=False,
-                markup=False,
-            )
+            said = "of these queries are such that its heads were found on: no evidence"
+            show_line(console, f"{run.name}: {run.found_on:,} {said}")
     for one in evaluation.comparisons:
-        console.print(
+        show_line(
+            console,
             f"{one.measure}: {one.a} − {one.b} = {one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}], "
             f"p {one.p:.4f}, by Holm {one.p_holm:.4f}; {one.wins} won, {one.losses} lost, {one.ties} equal",
-            highlight=False,
-            markup=False,
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 from rich.console import Console
 
-from jobs.config import ActorsConfig, ClusterConfig, LineageConfig, OutputConfig, StorageConfig, UnitsConfig
+from jobs.config import ActorsConfig, ClusterConfig, CostConfig, LineageConfig, OutputConfig, StorageConfig, UnitsConfig
 from jobs.console import show_line
 from jobs.detect_config import ExamplesConfig
 from jobs.heads import head_set_of
@@ -48,8 +48,10 @@ class AskingConfig(Section):
         affects_output=True,
         min_length=1,
     )
-    yes: str = setting("yes", "The word by which the model stands by its answer.", affects_output=True, min_length=1)
-    no: str = setting("no", "The word by which it gives it up.", affects_output=True, min_length=1)
+    yes_word: str = setting(
+        "yes", "The word by which the model stands by its answer.", affects_output=True, min_length=1
+    )
+    no_word: str = setting("no", "The word by which it gives it up.", affects_output=True, min_length=1)
     injected: bool = setting(
         True,
         "Ask again after a wrong answer, too: that of the column wrong_answer, or a sentence of another candidate.",
@@ -110,6 +112,7 @@ class FlipsConfig(Section):
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    cost: CostConfig = Field(default_factory=CostConfig)
     lineage: LineageConfig = Field(default_factory=LineageConfig)
 
 

@@ -57,10 +57,27 @@ def run_name(default: str, what: str = "Name of the run") -> Any:
     )
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 knows true and false only; in 1.1, which PyYAML reads, yes and no are the same, even as names."""
+
+
+_BOOLEAN: Final = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag != _BOOLEAN]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOLEAN, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
+
+def parse_yaml(text: str) -> Any:
+    """A YAML document as plain values, in which only true and false are booleans."""
+    return yaml.load(text, Loader=_Loader)
+
+
 def read_config_file(path: str) -> Values:
     """A YAML file as nested values. Raises :class:`ConfigError`."""
     try:
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        loaded = parse_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"config {path}: expected a readable file; {error.strerror}. Check the path.") from error
     except UnicodeDecodeError as error:
@@ -87,7 +104,7 @@ def parse_assignments(assignments: Sequence[str]) -> Values:
 
 def _read_yaml(key: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(
             f"--set {key}: expected a YAML value, got {text!r}. Close its brackets and quotes, or put it in quotes."

@@ -66,7 +66,7 @@ class AnswerFiles:
         return [errors, *(f"{folder}/{name}" for name in contents)]
 
     def finish(self, run_uri: str, driver: str, write_s: Mapping[str, float], *, resumed: bool) -> AnswerReport:
-        """The report of everything that was watched; ``write_s``: seconds of writing by unit."""
+        """The report of everything that was watched."""
         run = committed_run(self._plan, run_uri, driver, self._started_at, datetime.now(UTC), resumed=resumed)
         return self._counts.finish(run, pace_of(self._plan.config, self._footers, write_s, run))
 

@@ -24,15 +24,15 @@ _SPELLINGS: Final = ("{}", " {}", "{title}", " {title}", "{upper}", " {upper}")
 
 @dataclass(frozen=True, slots=True)
 class AskingSettings:
-    """``follow_ups``: ways to ask again, in each of which ``{options}`` stands for the words ``yes`` or ``no``;
+    """``follow_ups``: ways to ask again, in each of which ``{options}`` stands for ``yes_word`` and ``no_word``;
     ``passage``: what leads in a passage that stands before the question, where there is one.
 
     Raises :class:`ConfigError` for a follow-up that does not name the options once.
     """
 
     follow_ups: tuple[str, ...] = ("Are you sure about your previous answer? Answer only {options}.",)
-    yes: str = "yes"
-    no: str = "no"
+    yes_word: str = "yes"
+    no_word: str = "no"
     passage: str = "There is another passage:"
 
     def __post_init__(self) -> None:
@@ -76,11 +76,11 @@ class AskingAnswerer(GreedyAnswerer):
 
         Raises :class:`ConfigError` where nothing is left to tell them apart.
         """
-        yes, no = (self._first_tokens(word) for word in (self._asking.yes, self._asking.no))
+        yes, no = (self._first_tokens(word) for word in (self._asking.yes_word, self._asking.no_word))
         if not yes - no or not no - yes:
             raise ConfigError(
-                f"yes and no: expected words that begin with different tokens for this model, got {self._asking.yes!r} "
-                f"and {self._asking.no!r}, which begin alike. Choose other words."
+                "yes_word and no_word: expected words that begin with different tokens for this model, got "
+                f"{self._asking.yes_word!r} and {self._asking.no_word!r}, which begin alike. Choose other words."
             )
         return tuple(sorted(yes - no)), tuple(sorted(no - yes))
 
@@ -108,7 +108,7 @@ class AskingAnswerer(GreedyAnswerer):
         )
         documents = [Document("passage", passage)] if passage else []
         # What is asked for stands in the place of a query, so that its tokens are known by construction.
-        encoded = self._encoder.encode(turn, f"{self._asking.yes} or {self._asking.no}", documents)
+        encoded = self._encoder.encode(turn, f"{self._asking.yes_word} or {self._asking.no_word}", documents)
         bos = int(self._begins_with_bos)
         options = encoded.query_span
         return FollowUp(encoded.ids[bos:], Span(options.start - bos, options.stop - bos))

@@ -137,14 +137,15 @@ def load_contrast_answerer(
     batch_tokens: int = 16_384,
     on_mismatch: OnMismatch = "refuse",
 ) -> ContrastAnswerer:
-    """An answerer with contrast from a folder, a hub id or a shipped model; ``heads`` and ``on_mismatch`` as of
-    :func:`qrcore.load_scorer`, the others as of :func:`qrcore.generation.load_answerer`.
+    """An answerer with contrast from a folder, a hub id or a shipped model; ``heads`` (None: the shipped ones that
+    copy) and ``on_mismatch`` as of :func:`qrcore.load_scorer`, the others as of
+    :func:`qrcore.generation.load_answerer`.
 
     Raises :class:`ConfigError` or a subclass for anything that cannot be used, :class:`ModelError` for a family whose
     heads cannot be masked.
     """
     source = open_model(model, revision)
-    head_set = resolve_heads(heads, source.head_set, source.shape)
+    head_set = resolve_heads(heads, source.copying_heads, source.shape)
     warnings = check_origin(head_set, source, on_mismatch)
     loaded = load_language_model(source, dtype=dtype, device=device)
     retrieval = resolve_prompt(prompt, loaded.decoder.tokenizer, source.head_set.prompt if source.head_set else None)

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +17,7 @@ from pipelines.contrast.page import contrast_page
 from pipelines.contrast.report import ContrastCounts
 from pipelines.contrast.rows import TUNING_SCHEMA, chat_line, tuning_rows
 from pipelines.plan import Plan
-from pipelines.report.parts import committed_run
+from pipelines.report.parts import committed_run, pace_of
 from pipelines.rows import Row
 from pipelines.side_files import ErrorLines
 from pipelines.storage import Storage, join
@@ -64,6 +65,7 @@ class ContrastFiles:
     ) -> None:
         self._plan, self._started_at, self._warnings = plan, started_at, tuple(warnings)
         self._errors = ErrorLines()
+        self._footers: list[Mapping[str, Any]] = []
         self._counts = ContrastCounts(plan, examples)
         self._tuning = TuningRows(tuning) if tuning else None
 
@@ -77,6 +79,7 @@ class ContrastFiles:
         for stored in units:
             self._errors.add(stored)
             self._counts.add(stored)
+            self._footers.append(stored.footer)
             if self._tuning:
                 self._tuning.add(stored.answers.to_pylist())
             yield stored
@@ -87,7 +90,7 @@ class ContrastFiles:
         """Put errors.jsonl, the report and the rows for tuning; their paths within the run."""
         folder = f"commit/{driver}"
         run = committed_run(self._plan, run_uri, driver, self._started_at, datetime.now(UTC), resumed=resumed)
-        report = self._counts.finish(run)
+        report = self._counts.finish(run, pace_of(self._plan.config, self._footers, write_s, run))
         contents = {"report.json": report.model_dump_json(indent=1), "report.html": contrast_page(report)}
         for name, text in contents.items():
             storage.create(join(run_uri, folder, name), text.encode())

@@ -7,6 +7,7 @@ from markupsafe import Markup
 from pipelines.contrast.report import Changed, ContrastReport
 from pipelines.report import charts
 from pipelines.report.html import histogram, page_environment
+from pipelines.report.pace_charts import charts_of
 
 TEMPLATE = "contrast.html.j2"
 
@@ -24,6 +25,7 @@ def draw(report: ContrastReport) -> dict[str, Markup | None]:
         "per_answer": histogram("Tokens changed per answer", changed.per_answer, "share of steps", "answers"),
         "alpha": histogram("Weight per answer", changed.mean_alpha, "mean a of an answer", "answers"),
         "controls": _controls(changed),
+        **charts_of(report.pace),
     }
 
 

@@ -16,7 +16,7 @@ from pipelines.measures import paired_bootstrap
 from pipelines.plan import Plan
 from pipelines.report.distributions import distribution
 from pipelines.report.model import Asked
-from pipelines.report.parts import FailedRows, asked_of
+from pipelines.report.parts import FailedRows, Pace, asked_of
 from pipelines.report.records import Distribution, ErrorGroup, Record, Run
 from pipelines.rows import Row
 
@@ -95,6 +95,7 @@ class ContrastReport(Record):
     prompt_tokens: Distribution
     new_tokens: Distribution
     provenance: dict[str, Any]
+    pace: Pace | None = Field(default=None, description="how the run went")
 
 
 @dataclass(slots=True)
@@ -161,7 +162,7 @@ class ContrastCounts:
         for measure, value in scores.items():
             self.values.setdefault(way, {}).setdefault(measure, {})[query_id] = value
 
-    def finish(self, run: Run) -> ContrastReport:
+    def finish(self, run: Run, pace: Pace | None = None) -> ContrastReport:
         """The report of everything that was added."""
         scored = len(self.steps)
         return ContrastReport(
@@ -183,6 +184,7 @@ class ContrastCounts:
             prompt_tokens=distribution(self.numbers["prompt_tokens"]),
             new_tokens=distribution(self.numbers["new_tokens"]),
             provenance=self.plan.provenance,
+            pace=pace,
         )
 
     def _changed(self) -> Changed:

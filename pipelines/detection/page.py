@@ -53,7 +53,7 @@ def detection_page(report: Mapping[str, Any], heads: HeadSet, run: RunLine, comm
             heads={"id": heads.id, **heads.model_dump(mode="json")},
             run=asdict(run),
             chosen=chosen,
-            charts=charts | charts_of(common),
+            charts=charts | charts_of(common.pace if common else None),
             common=common,
             depth=heads.depth,
             kv_heads=len(kv_heads(heads.head_list, shape)),
@@ -63,7 +63,7 @@ def detection_page(report: Mapping[str, Any], heads: HeadSet, run: RunLine, comm
 
 def proof_page(report: Mapping[str, Any], run: RunLine, common: CommonReport | None = None) -> str:
     """The page of a proof; ``report`` as :func:`pipelines.prove.proof_report` gives it, ``common`` how the run went."""
-    charts = _costs(report) | _losses(report["causal"]) | charts_of(common)
+    charts = _costs(report) | _losses(report["causal"]) | charts_of(common.pace if common else None)
     template = page_environment().get_template("proof.html.j2")
     return template.render(report=report, run=asdict(run), charts=charts, common=common)
 

@@ -18,16 +18,16 @@ OWN_HEADS = "own"
 
 @dataclass(frozen=True, slots=True)
 class FlipModel:
-    """The model and how it answers; ``follow_ups``, ``yes``, ``no``: see :class:`qrcore.asking.AskingSettings`;
-    ``injected``: ask again after a wrong answer in place of the model's own, too; ``misleading``: put a passage that
-    does not answer before the question that asks again; ``correct_recall``: share of the needle's words that makes an
-    answer right; ``mask_mode``, ``looked_at``: see :class:`qrcore.methods.flip_audit.FlipSettings`; ``masks_at_once``:
-    masked copies in one pass."""
+    """The model and how it answers; ``follow_ups``, ``yes_word``, ``no_word``: see
+    :class:`qrcore.asking.AskingSettings`; ``injected``: ask again after a wrong answer in place of the model's own,
+    too; ``misleading``: put a passage that does not answer before the question that asks again; ``correct_recall``:
+    share of the needle's words that makes an answer right; ``mask_mode``, ``looked_at``: see
+    :class:`qrcore.methods.flip_audit.FlipSettings`; ``masks_at_once``: masked copies in one pass."""
 
     answerer: AnswererSettings
     follow_ups: tuple[str, ...]
-    yes: str = "yes"
-    no: str = "no"
+    yes_word: str = "yes"
+    no_word: str = "no"
     injected: bool = True
     misleading: bool = False
     correct_recall: float = 0.5

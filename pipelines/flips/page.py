@@ -9,6 +9,7 @@ from markupsafe import Markup
 from pipelines.detection.pictures import Dot, head_map, masked_sets
 from pipelines.flips.report import FlipReport, MaskRates, Rate
 from pipelines.report.html import page_environment
+from pipelines.report.pace_charts import charts_of
 from qrcore.heads import Head, parse_head
 
 TEMPLATE: Final = "flips.html.j2"
@@ -44,7 +45,7 @@ def flips_page(report: FlipReport) -> str:
             report=report,
             titles=TITLES,
             columns=COLUMNS,
-            charts=draw(report),
+            charts=draw(report) | charts_of(report.pace),
             map=_map(report),
             shown=_SHOWN,
             tone=tone,

@@ -16,7 +16,7 @@ from pipelines.flips.rates import Draws, Entry, Estimate, estimates, mean_estima
 from pipelines.flips.rows import INJECTED
 from pipelines.plan import Plan
 from pipelines.report.model import Asked
-from pipelines.report.parts import FailedRows, asked_of
+from pipelines.report.parts import FailedRows, Pace, asked_of
 from pipelines.report.records import ErrorGroup, Record, Run
 from pipelines.rows import Row
 from qrcore.contracts.auditor import count_cases, rank_heads
@@ -87,6 +87,7 @@ class FlipReport(Record):
     next_masks: Mapping[str, tuple[str, ...]] = Field(description="what the held-out split is to be asked with")
     warnings: tuple[str, ...]
     provenance: dict[str, Any]
+    pace: Pace | None = Field(default=None, description="how the run went")
 
 
 @dataclass(slots=True)
@@ -153,7 +154,12 @@ class FlipCounts:
         )
 
     def finish(
-        self, run: Run, ranking: Sequence[Ranked], next_masks: Mapping[str, tuple[str, ...]], warnings: Sequence[str]
+        self,
+        run: Run,
+        ranking: Sequence[Ranked],
+        next_masks: Mapping[str, tuple[str, ...]],
+        warnings: Sequence[str],
+        pace: Pace | None = None,
     ) -> FlipReport:
         """The report of everything that was added."""
         failed = self.rows - self.kept - self.audited
@@ -175,6 +181,7 @@ class FlipCounts:
             next_masks=next_masks,
             warnings=tuple(warnings),
             provenance=self.plan.provenance,
+            pace=pace,
         )
 
     def _mask_rates(self) -> tuple[MaskRates, ...]:

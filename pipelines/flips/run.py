@@ -22,7 +22,7 @@ from pipelines.inputs import FileSurvey
 from pipelines.job import Observer, RunResult, RunSettings
 from pipelines.needle_columns import PLACE_FIELDS, are_needle_trials
 from pipelines.plan import Plan
-from pipelines.report.parts import committed_run
+from pipelines.report.parts import committed_run, pace_of
 from pipelines.run import run_job
 from pipelines.schemas import is_text
 from pipelines.side_files import ErrorLines, read_side_file
@@ -168,6 +168,7 @@ class FlipFiles:
     def __init__(self, plan: Plan, job: FlipJob, facts: FlipFacts) -> None:
         self._plan, self._job, self._facts = plan, job, facts
         self._errors = ErrorLines()
+        self._footers: list[Mapping[str, Any]] = []
         self._counts = FlipCounts(plan, facts.shape, job.phase.masks)
 
     def watch(self, units: Iterable[StoredUnit]) -> Iterator[StoredUnit]:
@@ -175,6 +176,7 @@ class FlipFiles:
         for stored in units:
             self._errors.add(stored)
             self._counts.add(stored)
+            self._footers.append(stored.footer)
             yield stored
 
     def write(
@@ -186,7 +188,8 @@ class FlipFiles:
         fit = self._job.phase.fit
         ranking = self._ranking() if fit else self._job.ranking
         masks = self._next_masks(ranking) if fit else {}
-        report = self._counts.finish(run, ranking, masks, self.warnings)
+        pace = pace_of(self._plan.config, self._footers, write_s, run)
+        report = self._counts.finish(run, ranking, masks, self.warnings, pace)
         contents = {REPORT_FILE: report.model_dump_json(indent=1).encode(), PAGE_FILE: flips_page(report).encode()}
         if fit:
             contents[HEAD_SCORES_FILE] = head_score_file(report)

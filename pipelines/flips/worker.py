@@ -62,7 +62,7 @@ class FlipWorker:
         self._answerer = AskingAnswerer(
             self._model,
             resolve_prompt(answerer.prompt, self._model.decoder.tokenizer, own.prompt if own else None),
-            AskingSettings(settings.follow_ups, settings.yes, settings.no),
+            AskingSettings(settings.follow_ups, settings.yes_word, settings.no_word),
             answerer.max_new_tokens,
             answerer.batch_tokens,
         )

@@ -18,7 +18,7 @@ def influence_page(report: Mapping[str, Any], common: CommonReport | None = None
     went."""
     cuts = [_histogram(domain) for domain in report["domains"]]
     template = page_environment().get_template("influence.html.j2")
-    return template.render(report=report, cuts=cuts, common=common, charts=charts_of(common))
+    return template.render(report=report, cuts=cuts, common=common, charts=charts_of(common.pace if common else None))
 
 
 def _histogram(domain: Mapping[str, Any]) -> Markup:

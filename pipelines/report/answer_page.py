@@ -9,7 +9,7 @@ from markupsafe import Markup
 from pipelines.report import charts
 from pipelines.report.answers import JUDGED, MEASURES, AnswerReport, own_variant
 from pipelines.report.html import fixed, histogram, page_environment
-from pipelines.report.pace_charts import pace_charts
+from pipelines.report.pace_charts import charts_of
 
 TEMPLATE: Final = "answer.html.j2"
 #: What does not fit beside a bar.
@@ -50,7 +50,7 @@ def draw(report: AnswerReport) -> dict[str, Markup | None]:
         "prompt_tokens": histogram("Prompt tokens per answer", own.prompt_tokens, "prompt tokens", "answers"),
         "new_tokens": histogram("Tokens per answer", own.new_tokens, "new tokens", "answers"),
         "documents": histogram("Documents per prompt", own.documents, "documents", "answers"),
-        **(pace_charts(pace.throughput, pace.units, pace.unit_seconds) if (pace := report.pace) else {}),
+        **charts_of(report.pace),
     }
 
 

@@ -98,8 +98,8 @@ class AnswerReport(Record):
     variants: tuple[VariantReport, ...] = Field(description="the run's own first, then what it is compared with")
     qrels: str | None = Field(description="URI of the judgements")
     examples: tuple[AnswerExample, ...] = Field(description="some right and some wrong answers, none if not wanted")
-    pace: Pace | None = Field(default=None, description="how the run went")
     provenance: dict[str, Any]
+    pace: Pace | None = Field(default=None, description="how the run went")
 
 
 @dataclass(slots=True)
@@ -255,8 +255,8 @@ class AnswerCounts:
             variants=tuple(variant.finish(name, own) for name, variant in self.variants.items()),
             qrels=self.qrels_uri,
             examples=(*self.shown[True], *self.shown[False]),
-            pace=pace,
             provenance=plan.provenance,
+            pace=pace,
         )
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from pipelines.report import charts
 from pipelines.report.distributions import histogram
 from pipelines.report.model import RunSeconds, Throughput, Unit
-from pipelines.report.parts import CommonReport
+from pipelines.report.parts import Pace
 from pipelines.report.records import Distribution
 from pipelines.report.words import duration
 
@@ -33,11 +33,9 @@ def pace_charts(
     }
 
 
-def charts_of(common: CommonReport | None) -> dict[str, Markup | None]:
-    """The same for what every report says; none where it is not told."""
-    if common is None:
-        return {}
-    return pace_charts(common.pace.throughput, common.pace.units, common.pace.unit_seconds)
+def charts_of(pace: Pace | None) -> dict[str, Markup | None]:
+    """The same of a report's part; none where it is not told."""
+    return pace_charts(pace.throughput, pace.units, pace.unit_seconds) if pace else {}
 
 
 def _work_of(spent: RunSeconds) -> dict[str, float]:

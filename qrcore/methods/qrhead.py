@@ -248,7 +248,8 @@ class QRHeadScorer:
 
     def _read(self, groups: _Groups) -> list[Reading]:
         """One pass: a segment for each group of requests over the same documents."""
-        tell_pass(lambda: self._pass_bytes(groups))
+        if self.language_model is None:  # of which more is loaded than is predicted
+            tell_pass(lambda: self._pass_bytes(groups))
         compiled = self._compiled.in_place() if self._compiled else nullcontext()
         with torch.inference_mode(), chosen_kernel(self.engine), compiled:
             attention = read_packed(

@@ -102,3 +102,11 @@ def test_counts_are_those_of_the_unit(emitted: dict[str, Recorded]) -> None:
     assert told("ray_qrbatch_planned_units") == [(3, {})]
     assert told("ray_qrbatch_gpu_memory_bytes") == [(6, {"actor": "n/3"})]
     assert {tags["stage"] for _, tags in told("ray_qrbatch_unit_seconds_sum")} == {*STAGES.values(), "tokenise"}
+
+
+def test_units_without_an_actor_are_counted_too(emitted: dict[str, Recorded]) -> None:
+    RunMetrics("prepare", "books", 1).unit_done({"rows": 5, "prompt_tokens": 0, "errors": {}, "prepare_s": 2.0})
+    assert emitted["ray_qrbatch_rows_total"].values == [(5, {"job": "prepare", "name": "books"})]
+    (seconds,) = emitted["ray_qrbatch_unit_seconds_sum"].values
+    assert seconds == (2.0, {"job": "prepare", "name": "books", "stage": "prepare"})
+    assert not emitted["ray_qrbatch_actor_memory_bytes"].values

@@ -85,6 +85,13 @@ def test_mistakes_are_found_before_ray_starts(tmp_path: Path, monkeypatch: pytes
     assert [path.name for path in tmp_path.iterdir()] == ["bytes.yaml"]
 
 
+@pytest.mark.parametrize("command", ["status", "verify", "clean"])
+def test_a_place_without_a_run_is_a_mistake_and_no_defect(tmp_path: Path, command: str) -> None:
+    result = invoke(command, str(tmp_path))
+    assert result.exit_code == 2
+    assert "OUTPUT/<run_id>" in result.output and "Traceback" not in result.output
+
+
 def test_python_m_jobs_is_the_same_program_wherever_it_is_started(tmp_path: Path) -> None:
     programs = ([sys.executable, "-m", "jobs"], [str(Path(sys.executable).parent / "qrbatch")])
     module, script = (

@@ -10,13 +10,12 @@ from typing import Any
 import jsonschema
 import pytest
 import typer
-import yaml
 
 from jobs.cli import app
 from jobs.config import RerankConfig
 from jobs.config_files import example, resolve, schema, shown
 from jobs.job_configs import JOB_CONFIGS, config_of
-from jobs.settings import expand, fact, field_names, flatten, leaves, validate
+from jobs.settings import expand, fact, field_names, flatten, leaves, parse_yaml, read_config_file, validate
 from qrcore.errors import ConfigError
 from tests.jobs.test_cli import invoke
 
@@ -37,19 +36,26 @@ def test_every_job_that_takes_a_configuration_is_known() -> None:
 @pytest.mark.parametrize("job", JOB_CONFIGS)
 def test_the_example_is_a_configuration_and_so_is_what_it_comments_out(job: str) -> None:
     kind, text = config_of(job), example(job, config_of(job))
-    written = validate(kind, yaml.safe_load(text), {})
+    written = validate(kind, parse_yaml(text), {})
     uncommented = re.sub(r"^( *)# ([\w-]+:.*)$", r"\1\2", text, flags=re.MULTILINE)
-    everything = validate(kind, yaml.safe_load(re.sub(r"^ *# .*$", "", uncommented, flags=re.MULTILINE)), {})
+    everything = validate(kind, parse_yaml(re.sub(r"^ *# .*$", "", uncommented, flags=re.MULTILINE)), {})
     assert everything == written
     for name, field in leaves(kind).items():
         assert field.description
         assert field.description in text, name
 
 
+def test_yes_and_no_are_words_and_true_is_none(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("yes: yes\nno: 'no'\non: true\nnumber: 1e-3\nnothing: null\nday: 2026-10-01\n")
+    read = read_config_file(str(tmp_path / "run.yaml"))
+    assert list(read)[:3] == ["yes", "no", "on"] and read["yes"] == "yes" and read["on"] is True
+    assert read["nothing"] is None
+
+
 def test_init_writes_a_new_file_only(tmp_path: Path) -> None:
     file = tmp_path / "new.yaml"
     assert invoke("config", "init", "rerank", "--output", str(file)).exit_code == 0
-    assert validate(RerankConfig, yaml.safe_load(file.read_text()), {}).name == "rerank"
+    assert validate(RerankConfig, parse_yaml(file.read_text()), {}).name == "rerank"
     again = invoke("config", "init", "rerank", "--output", str(file))
     assert again.exit_code == 2
     assert "expected a new file" in again.output
@@ -71,7 +77,7 @@ def test_origins_are_those_of_the_last_source_that_gave_a_value() -> None:
 
 def test_what_show_prints_is_the_same_configuration() -> None:
     text = shown(resolve(RerankConfig, [("file", {**GOOD, "scoring": {"null_query": "a: #b"}})], {}))
-    config = validate(RerankConfig, yaml.safe_load(text), {})
+    config = validate(RerankConfig, parse_yaml(text), {})
     assert config.scoring.null_query == "a: #b"
     assert config.input.uris == ("in",)
     assert all("  # " in line for line in text.splitlines() if not line.endswith(":"))
@@ -92,7 +98,7 @@ def test_show_refuses_what_a_run_would_refuse(tmp_path: Path) -> None:
 def test_the_schema_takes_what_the_job_takes(job: str) -> None:
     described = json.loads(schema(job, config_of(job)))
     jsonschema.Draft202012Validator.check_schema(described)
-    good = yaml.safe_load(example(job, config_of(job)))
+    good = parse_yaml(example(job, config_of(job)))
     jsonschema.validate(good, described)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**good, "nmae": "x"}, described)

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from jobs.console import ConsoleObserver, Tally, show_result
 from jobs.demo import DemoResult, show_demo
+from jobs.evaluate import show_evaluation
 from jobs.logs import JsonLines
 from pipelines.job import RunResult
 from pipelines.plan import Plan
@@ -194,3 +195,23 @@ def test_judgements_for_a_committed_run_are_not_ignored_silently() -> None:
     assert says(True, "qrels.parquet")
     assert not says(True, None)
     assert not says(False, "qrels.parquet")
+
+
+def test_what_was_measured_is_a_line_each_on_any_terminal() -> None:
+    names = ("nightly-0123456789ab", "[/x]-a-run-whose-name-is-longer-0123456789ab")
+    value = SimpleNamespace(measure="ndcg@10", mean=0.6, low=0.5, high=0.7)
+    runs = [
+        SimpleNamespace(name=name, values=[value], missing=3, missing_queries=("q1", "q2"), found_on=2)
+        for name in names
+    ]
+    one = SimpleNamespace(
+        measure="ndcg@10", a=names[0], b=names[1], difference=0.031, low=0.01, high=0.05, p=0.001, p_holm=0.002,
+        wins=41, losses=22, ties=137,
+    )  # fmt: skip
+    stream = io.StringIO()
+    console = Console(file=cast(Any, JsonLines(stream, "info")), width=80)
+    show_evaluation(console, cast(Any, SimpleNamespace(queries=200, runs=runs, comparisons=[one])))
+    said = [json.loads(line)["message"] for line in stream.getvalue().splitlines()]
+    assert f"{names[1]}: missing, counted as zero: 3 (q1, q2, …)" in said
+    (test,) = [line for line in said if line.startswith("ndcg@10: ")]
+    assert names[1] in test and test.endswith("41 won, 22 lost, 137 equal")

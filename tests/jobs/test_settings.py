@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
-from jobs.config import RerankConfig
+from jobs.config import EngineConfig, RerankConfig
 from jobs.detect_config import DetectConfig
 from jobs.needles import NeedlesConfig
 from jobs.settings import field_names, flatten, merge, nest, parse_assignments, read_config_file, validate
+from pipelines.scorers import EngineOptions
+from qrcore.engine import EngineSettings
 from qrcore.errors import ConfigError
 
 GOOD: dict[str, Any] = {"input": {"uris": ["in"]}, "output": {"uri": "out"}}
@@ -109,6 +112,12 @@ def test_every_field_is_described_and_marked(kind: type[BaseModel]) -> None:
         assert field.description, name
         assert isinstance(field.json_schema_extra["affects_output"], bool), name
     assert {name for name, _ in fields} <= set(field_names(kind))
+
+
+def test_settings_of_the_engine_are_the_same_three_times() -> None:
+    """For people, for processes without torch, and for the engine: names and defaults."""
+    told, carried, used = EngineConfig().model_dump(), asdict(EngineOptions()), asdict(EngineSettings())
+    assert told == carried == used
 
 
 def test_only_what_decides_the_output_enters_the_identity() -> None:

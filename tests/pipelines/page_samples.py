@@ -11,9 +11,13 @@ from pipelines.evaluation.compare import render as render_comparison
 from pipelines.evaluation.evaluate import Comparison, Evaluation, MeasuredRun, MeasuredValue
 from pipelines.influence.page import influence_page
 from pipelines.prepare.report import render as render_prepared
+from pipelines.report.answer_page import render_answers
 from pipelines.report.bundle_page import render_bundles
 from pipelines.report.model import RankedDoc
 from pipelines.report.parts import CommonReport
+from tests.pipelines.answers.samples import cafe_rows
+from tests.pipelines.answers.samples import report_of as answers_of
+from tests.pipelines.answers.test_report import QRELS as ANSWERS_QRELS
 from tests.pipelines.detection.samples import LINE, findings, proof
 from tests.pipelines.prepare.test_report import report as prepared
 from tests.pipelines.report_samples import LONG_URI, NASTY, awkward
@@ -47,6 +51,14 @@ def select() -> str:
     told = common()
     report = report_of(ROWS, QRELS)
     return render_bundles(report.model_copy(update={"pace": told.pace, "asked": told.asked, "run": told.run}))
+
+
+@cache
+def answer() -> str:
+    """Answers of several variants."""
+    told = common()
+    report = answers_of(cafe_rows(40), qrels=ANSWERS_QRELS)
+    return render_answers(report.model_copy(update={"pace": told.pace, "asked": told.asked, "errors": told.errors}))
 
 
 @cache
@@ -145,6 +157,7 @@ def compare() -> str:
 
 PAGES = {
     "select": select,
+    "answer": answer,
     "detect": detect,
     "prove": prove,
     "influence": influence,

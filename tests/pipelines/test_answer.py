@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from jobs.answer import pipeline_settings
 from jobs.answer_config import AnswerConfig
 from jobs.settings import merge, validate
 from pipelines import answer
+from pipelines.answer_files import AnswerFiles, AnswerFileSettings
 from pipelines.answer_prompts import STYLES
 from pipelines.answer_worker import AnswerWorker
 from pipelines.answers.contexts import BundleContexts, Context, WholeContexts
@@ -21,19 +23,18 @@ from pipelines.answers.models import open_answerer
 from pipelines.answers.rows import answer_schema
 from pipelines.answers.settings import AnswererSettings
 from pipelines.answers.variants import ContextVariants
-from pipelines.commit import CommittedObject, StoredUnit, manifest_rows
+from pipelines.commit import manifest_rows
 from pipelines.job import RunResult
 from pipelines.plan import Plan, Unit, encode_schema
-from pipelines.report.answers import AnswerCounts
 from pipelines.schemas import INPUT_SCHEMA
 from pipelines.side_files import read_side_file
 from pipelines.storage import StorageOptions
 from pipelines.units import UnitRows
 from qrcore.contracts.answerer import Answer, AnswererIdentity, Question
 from qrcore.errors import ConfigError, InputError, ScoreError
-from tests.pipelines.answers.samples import RUN
 from tests.pipelines.test_rerank import Recorder
 from tests.pipelines.test_score_select import selected
+from tests.pipelines.unit_samples import stored
 from tests.shards import MODEL, row, write_shard
 
 CARRIED = [pa.field("answers", pa.list_(pa.string())), pa.field("group", pa.string()), pa.field("date", pa.string())]
@@ -142,11 +143,11 @@ def test_the_report_counts_pairs_as_wholes_and_leaves_broken_ones_out() -> None:
         for n, (said, gold, pair) in enumerate(claims)
     ]
     out, _, _ = answered(rows)
-    counts = AnswerCounts(PLAN)
-    entry = CommittedObject(path="p", unit_id="u", size=1, sha256="s", rows=7, scored=6, failed=1)
+    files = AnswerFiles(PLAN, AnswerFileSettings(datetime.now(UTC)))
     own = pa.Table.from_pylist(out, schema=answer_schema(CARRIED)).drop_columns([field.name for field in CARRIED])
-    counts.add(StoredUnit(PLAN.units[0], entry, {}, own))
-    report = counts.finish(RUN)
+    list(files.watch([stored(PLAN, own)]))
+    report = files.finish("uri", "d", {"u": 1.5}, resumed=False)
+    assert report.pace is not None and report.pace.throughput.tokens_per_second == 200
     assert (report.result.rows, report.result.scored, report.result.failed) == (7, 6, 1)
     (own,) = report.variants
     assert own.verdicts is not None and (own.verdicts.mean, own.verdicts.n) == (pytest.approx(5 / 6), 6)

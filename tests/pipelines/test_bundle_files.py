@@ -11,8 +11,8 @@ from pipelines.bundle_files import BundleFiles, BundleFileSettings
 from pipelines.commit import StoredUnit
 from pipelines.selecting import bundle_schema
 from pipelines.storage import Storage
-from tests.pipelines.detection.test_side_files import STARTED, stored
 from tests.pipelines.test_bundle_report import PLAN, ROWS
+from tests.pipelines.unit_samples import STARTED, stored
 
 
 def test_select_says_how_the_run_went(tmp_path: Path) -> None:

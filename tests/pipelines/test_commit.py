@@ -14,6 +14,7 @@ from pipelines.commit import Manifest, _read_object, commit, point_latest
 from pipelines.plan import Unit
 from pipelines.storage import Storage, StorageOptions
 from qrcore.errors import RunError
+from tests.jobs.test_cli import invoke
 
 UNIT = Unit(unit_id="u", file=0, start=0, stop=1, bytes=1, tokens=1)
 
@@ -61,6 +62,26 @@ def test_a_commit_points_at_the_manifest_that_counts(tmp_path: Path) -> None:
         "manifest": "r-1/_manifest.json",
         "committed_at": first.committed_at,
     }
+
+
+def test_a_night_is_rolled_back_to_the_one_before_without_its_id(tmp_path: Path) -> None:
+    storage, folder = Storage(str(tmp_path)), str(tmp_path)
+    for number in (1, 2, 3):
+        night = _manifest(run_id=f"nightly-{number}", committed_at=f"2026-01-0{number}T03:04:05+00:00")
+        commit(storage, folder, str(tmp_path / f"nightly-{number}"), night)
+    assert json.loads((tmp_path / "nightly.latest.json").read_text())["previous"] == "nightly-2"
+    said = invoke("rollback", folder, "nightly")
+    assert said.exit_code == 0 and "points at nightly-2, before at nightly-3" in said.output
+    assert _latest(tmp_path) == "nightly-2"
+    unknown = invoke("rollback", folder, "nightly")  # which run stood before that one is not written anywhere
+    assert unknown.exit_code == 2 and "Give the run's id" in unknown.output
+    assert invoke("rollback", folder, "nightly", "nightly-1").exit_code == 0
+    point_latest(storage, folder, _manifest(run_id="nightly-3", committed_at="2026-01-03T03:04:05+00:00"))
+    assert _latest(tmp_path) == "nightly-1", "a run that was rolled back stays so"
+    later = _manifest(run_id="nightly-4", committed_at="2026-01-04T03:04:05+00:00")
+    commit(storage, folder, str(tmp_path / "nightly-4"), later)
+    assert json.loads((tmp_path / "nightly.latest.json").read_text())["previous"] == "nightly-1"
+    assert invoke("rollback", folder, "other", "nightly-1").exit_code == 2
 
 
 @pytest.mark.parametrize("metadata", [None, {b"other": b"1"}])

@@ -26,7 +26,7 @@ def test_pages_escape_what_they_are_given_and_hold_no_script(name: str) -> None:
         assert 'role="img"' in picture and re.search(r'aria-label="[^"]+"', picture), picture
 
 
-@pytest.mark.parametrize("name", ["select", "detect", "prove", "influence"])
+@pytest.mark.parametrize("name", ["select", "answer", "detect", "prove", "influence"])
 def test_pages_of_runs_say_how_they_ran_what_they_cost_and_what_was_asked(name: str) -> None:
     words = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", PAGES[name]()))
     for said in (

@@ -14,7 +14,7 @@ from qrcore.generation import load_answerer
 from qrcore.models import load_language_model, load_tokenizer, open_model
 from qrcore.prompts import EMBEDDED, PLAIN, follow_up_frame
 from qrcore.records import Document
-from tests.shards import MODEL
+from tests.small_model import MODEL
 
 DOCUMENTS: Final = (
     Document("bees", "Bees collect nectar from flowers and make honey of it."),
@@ -89,7 +89,7 @@ def test_words_are_told_apart_by_their_first_tokens() -> None:
     spelled = {answerer._encoder.encode_text(text)[0] for text in ("yes", " Yes", "YES")}
     assert set(yes) <= spelled | set(yes) and spelled & set(yes)
     with pytest.raises(ConfigError, match="begin alike"):
-        _answerer(yes="no", no="no").verdict_ids()
+        _answerer(yes_word="no", no_word="no").verdict_ids()
 
 
 @pytest.mark.parametrize("follow_ups", [(), ("Are you sure?",), ("{options} or {options}?",)])

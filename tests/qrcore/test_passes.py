@@ -35,3 +35,10 @@ def test_a_scorer_tells_what_its_largest_pass_is_predicted_to_take() -> None:
     packed = len(tokens.prefix_ids) + len(tokens.query_ids) + len(tokens.null_ids)
     memory = PassMemory.of(loaded.model.source.config, loaded.heads.head_list)
     assert told.predicted_bytes == memory.predict(packed, 2, tokens.longest_prompt).total
+
+
+def test_a_model_with_all_layers_is_not_what_was_predicted() -> None:
+    scorer = load_scorer(MODEL, heads=HEADS, depth="full")
+    with largest_pass() as told:
+        scorer.rank("which bee", [Document("a", "a bee"), Document("b", "a town")])
+    assert told.predicted_bytes == 0

@@ -12,7 +12,7 @@ from pipelines.answers.rows import answer_schema
 from pipelines.storage import Storage
 from tests.pipelines.answers.samples import VARIANTS, cafe_rows, plan_of
 from tests.pipelines.answers.test_report import QRELS
-from tests.pipelines.detection.test_side_files import STARTED, stored
+from tests.pipelines.unit_samples import STARTED, stored
 
 
 def test_answer_says_how_the_run_went(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pipelines.commit import CommittedObject, StoredUnit
 from pipelines.contrast.rows import contrast_schema
 from pipelines.plan import Plan, PlannedFile, Unit, encode_schema
+from tests.pipelines.unit_samples import footer_of
 
 URI = "s3://bucket/shards/a-rather-long-folder-name/part-00000.parquet"
 PROVENANCE: dict[str, Any] = {
@@ -72,4 +73,9 @@ def stored_unit(rows: list[Mapping[str, Any]]) -> StoredUnit:
         path="data/u.parquet", unit_id="u", size=1, sha256="s", rows=len(rows), scored=len(rows) - failed, failed=failed
     )
     table = pa.Table.from_pylist(list(map(dict, rows)), schema=contrast_schema(()))
-    return StoredUnit(Unit(unit_id="u", file=0, start=0, stop=len(rows), bytes=1, tokens=1), entry, {}, table)
+    return StoredUnit(
+        Unit(unit_id="u", file=0, start=0, stop=len(rows), bytes=1, tokens=1),
+        entry,
+        footer_of(len(rows), failed),
+        table,
+    )

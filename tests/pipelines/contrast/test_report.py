@@ -148,6 +148,7 @@ def test_side_files_hold_the_samples_of_all_units(tmp_path: Path) -> None:
     assert [json.loads(line)["query_id"] for line in (folder / "errors.jsonl").read_text().splitlines()] == ["q3"]
     told = json.loads((folder / "report.json").read_text())
     assert told["result"]["failed"] == 1 and told["run"]["resumed"] is True
+    assert len(told["pace"]["units"]) == 3 and "How it ran" in (folder / "report.html").read_text()
 
 
 def test_without_samples_there_are_no_files_of_them(tmp_path: Path) -> None:

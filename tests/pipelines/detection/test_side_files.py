@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pyarrow as pa
 from jobs.detect import pipeline_settings
 from jobs.detect_config import DetectConfig
 from jobs.settings import validate
-from pipelines.commit import CommittedObject, StoredUnit
 from pipelines.detect import DetectFacts, DetectionSideFiles, DetectSettings
 from pipelines.detection.rows import HEAD_VALUES_SCHEMA, HeadValues, row_from_values
 from pipelines.detection.trials import FIRST_STAGE, TRIALS_SCHEMA
@@ -25,9 +23,9 @@ from pipelines.storage import Storage
 from qrcore.errors import ScoreError
 from qrcore.heads import ModelShape
 from tests.pipelines.detection.samples import findings, origin
+from tests.pipelines.unit_samples import STARTED, stored
 
 SHAPE = ModelShape(layers=2, query_heads=2, kv_heads=2)
-STARTED = datetime(2026, 11, 25, 22, 0, tzinfo=UTC)
 BAD = ScoreError("no_candidates", "candidates: expected some, got none", stage="validate", query_id="bad")
 
 
@@ -46,20 +44,6 @@ def plan_of(job: str, schema: pa.Schema, config: dict[str, Any], rows: int) -> P
         files=(PlannedFile(uri="in.parquet", size=10, etag="e", rows=rows, bytes=9, tokens=3),), skipped_files=(),
         units=(Unit(unit_id="u", file=0, start=0, stop=rows, bytes=1, tokens=1),), schema_ipc=encode_schema(schema),
     )  # fmt: skip
-
-
-def stored(plan: Plan, table: pa.Table) -> StoredUnit:
-    footer = {
-        "unit_id": "u", "rows": len(table), "scored": len(table) - 1, "failed": 1, "prompt_tokens": 7_200,
-        "read_s": 0.5, "wait_s": 0.25, "score_s": 36.0, "errors": {"no_candidates": 1},
-        "memory_bytes": 3 << 30, "gpu_memory_bytes": 0,
-        "started_at": "2026-11-25T22:00:04+00:00", "finished_at": "2026-11-25T22:00:40+00:00",
-        "actor_pid": 7, "node": "n",
-    }  # fmt: skip
-    entry = CommittedObject(
-        path="data/u.parquet", unit_id="u", size=1, sha256="s", rows=len(table), scored=len(table) - 1, failed=1
-    )
-    return StoredUnit(plan.units[0], entry, footer, table)
 
 
 def check_what_every_report_says(folder: Path, job: str, rows: int) -> dict[str, Any]:

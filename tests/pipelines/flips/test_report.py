@@ -31,6 +31,7 @@ from qrcore.errors import InputError
 from qrcore.heads import Head, ModelShape
 from tests.pipelines.chromium import Browser, needs_browser
 from tests.pipelines.test_report_browser import CHARTS, beyond, written
+from tests.pipelines.unit_samples import footer_of
 
 SHAPE = ModelShape(layers=2, query_heads=4, kv_heads=4)
 MASKS = {"top-2": ("1-0", "1-1"), f"top-2{CONTROL}1": ("1-2", "1-3")}
@@ -83,7 +84,12 @@ def _stored(rows: list[Mapping[str, Any]]) -> StoredUnit:
         path="p", unit_id="u", size=1, sha256="s", rows=len(rows), scored=len(rows) - failed, failed=failed
     )
     table = pa.Table.from_pylist(list(map(dict, rows)), schema=pa.schema(list(FLIP_FIELDS)))
-    return StoredUnit(Unit(unit_id="u", file=0, start=0, stop=len(rows), bytes=1, tokens=1), entry, {}, table)
+    return StoredUnit(
+        Unit(unit_id="u", file=0, start=0, stop=len(rows), bytes=1, tokens=1),
+        entry,
+        footer_of(len(rows), failed),
+        table,
+    )
 
 
 def _held_out() -> list[Mapping[str, Any]]:
@@ -216,6 +222,8 @@ def test_side_files_of_a_fit_hold_scores_of_all_heads_and_the_masks_of_the_other
     names = ["errors.jsonl", "report.json", "report.html", "head_scores.parquet"]
     assert [Path(path).name for path in paths] == names
     report = json.loads((tmp_path / "commit" / "driver" / "report.json").read_text())
+    assert report["pace"]["throughput"]["prompt_tokens"] == 14_400 and len(report["pace"]["units"]) == 2
+    assert "How it ran" in (tmp_path / "commit" / "driver" / "report.html").read_text()
     assert list(report["next_masks"]) == ["top-2", f"top-2{CONTROL}1", "own", f"own{CONTROL}1"]
     scores = pq.read_table(tmp_path / "commit" / "driver" / "head_scores.parquet").to_pylist()
     assert len(scores) == 8 and scores[-1] == {

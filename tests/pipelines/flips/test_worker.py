@@ -160,5 +160,5 @@ def test_probing_tells_what_decides_the_output_and_refuses_what_cannot_be_read()
     assert facts.own is not None and facts.own[1] == ("1-3", "1-2", "1-1", "1-0")
     assert facts.settings["mask_scope"] == "all" and facts.settings["yes_ids"] and facts.shape.layers == 6
     with pytest.raises(ConfigError, match="begin alike"):
-        probe(replace(SETTINGS, yes="same", no="same"))
+        probe(replace(SETTINGS, yes_word="same", no_word="same"))
     assert [field.name for field in FLIP_FIELDS][:2] == ["query_id", "part"]

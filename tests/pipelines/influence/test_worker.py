@@ -112,7 +112,7 @@ def test_documents_that_do_not_fit_together_are_scored_alone(worker: InfluenceWo
 
 def test_copying_heads_of_a_model_come_first(tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    shutil.copytree(embedded_folder("embedded"), folder)
+    shutil.copytree(embedded_folder("embedded"), folder, ignore=shutil.ignore_patterns("copy_headset.json"))
     own = probe(InfluenceModel(str(folder), device="cpu"))
     (folder / "copy_headset.json").write_text('{"name": "copies", "heads": ["3-1", "3-2"]}')
     copying = probe(InfluenceModel(str(folder), device="cpu"))

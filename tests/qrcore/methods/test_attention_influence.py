@@ -15,6 +15,7 @@ from qrcore.attention.gate import Gate
 from qrcore.attention.losses import head_logits, token_losses
 from qrcore.causal import draw_same_layer
 from qrcore.contracts.influence import DocumentInfluence, repetition_rate
+from qrcore.counting import TextTokenizer
 from qrcore.errors import ConfigError, ScoreError
 from qrcore.heads import Head, ModelShape
 from qrcore.loading import load_method
@@ -22,6 +23,7 @@ from qrcore.methods.attention_influence import AttentionInfluence, InfluenceSett
 from qrcore.models import LanguageModel, load_language_model, open_model
 from tests.qrcore.families import MODELS
 from tests.qrcore.gated import GATED, gated_model, own_logits, rows_of
+from tests.qrcore.training.texts import texts
 
 HEADS: Final = (Head(1, 0), Head(1, 3), Head(2, 2))
 SETTINGS: Final = InfluenceSettings(HEADS, controls=2, chunk_tokens=40)
@@ -154,11 +156,14 @@ def test_controls_are_the_influence_of_other_sets() -> None:
 
 
 def test_copying_documents_need_the_copying_heads_more_than_others_do() -> None:
-    """The trained model copies with layer 1: documents that repeat themselves lose more, beyond what controls lose."""
-    draw = random.Random(9)
-    plain = [[draw.randrange(10, 4000) for _ in range(120)] for _ in range(8)]
-    copied = [ids[:60] * 2 for ids in plain]
-    heads = open_model("embedded").head_set
+    """Documents that repeat themselves lose more without the heads that copy, beyond what controls lose."""
+    tokenizer = TextTokenizer.load("embedded")
+    halves = [tokenizer.encode(text)[:80] for text in texts(16)]
+    copied, plain = (
+        [half * 2 for half in halves[:8]],
+        [one + two for one, two in zip(halves[:8], halves[8:], strict=True)],
+    )
+    heads = open_model("embedded").copying_heads
     assert heads is not None
     found = _scored(InfluenceSettings(heads.head_list, controls=4, noise_floor=False), [*copied, *plain])
     gap = [sum(one.influence for one in half) / 8 for half in (found[:8], found[8:])]
