@@ -138,7 +138,8 @@ def load_contrast_answerer(
     on_mismatch: OnMismatch = "refuse",
 ) -> ContrastAnswerer:
     """An answerer with contrast from a folder, a hub id or a shipped model; ``heads`` (None: the shipped ones that
-    copy) and ``on_mismatch`` as of :func:`qrcore.load_scorer`, the others as of :func:`qrcore.generation.load_answerer`.
+    copy) and ``on_mismatch`` as of :func:`qrcore.load_scorer`, the others as of
+    :func:`qrcore.generation.load_answerer`.
 
     Raises :class:`ConfigError` or a subclass for anything that cannot be used, :class:`ModelError` for a family whose
     heads cannot be masked.
