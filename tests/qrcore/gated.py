@@ -128,3 +128,5 @@ def slow_logits(name: str, ids: list[int], gates: list[RowGate]) -> Tensor:
 
 
 BIAS: Final = Gate("bias", (Head(1, 3), *GATED), keys=(Span(3, 9), Span(20, 22)), delta=2.3, queries=Span(30, 40))
+#: Its rows lie behind the first chunk and see, in layers with a window, only a part of its keys.
+LATE_BIAS: Final = Gate("bias", BIAS.heads, keys=(Span(10, 24), Span(30, 34)), delta=-1.7, queries=Span(60, 68))
