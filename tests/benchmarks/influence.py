@@ -24,7 +24,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from qrcore.attention.gate import Gate
-from qrcore.attention.losses import LOGITS_AT_ONCE, head_logits, token_losses
+from qrcore.attention.losses import head_logits, token_losses, tokens_at_once
 from qrcore.heads import Head
 from qrcore.models import load_language_model, open_model
 
@@ -72,7 +72,7 @@ def _both(model: PreTrainedModel, layer: int) -> Callable[[], Any]:
 def _plain(model: PreTrainedModel) -> Callable[[], Any]:
     ids = torch.tensor([_ids(model)])
     decoder: Any = model.base_model
-    rows = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
+    rows = tokens_at_once(model)
 
     def run() -> list[torch.Tensor]:
         hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state[0, :-1]
