@@ -14,8 +14,9 @@ from qrcore.attention.attach import run
 from qrcore.attention.call import AttentionCall, Fork, PackedLayout, Segment
 from qrcore.attention.gate import Gate, first_layer, layer_gates, on_row
 
-#: Logits held at once (float32) on a CPU, where 8 MiB stay in its caches, and elsewhere, where large products are fast.
-_ON_CPU: Final = 2 * 2**20
+#: Logits held at once (float32): 4 MiB on a CPU, where larger blocks come from the system anew each time, and more
+#: elsewhere, where large products are fast.
+_ON_CPU: Final = 2**20
 _ELSEWHERE: Final = 64 * 2**20
 #: Of a large vocabulary these are too few tokens: every chunk reads the whole head's weights.
 _FEWEST_TOKENS: Final = 256
