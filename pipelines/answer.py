@@ -14,7 +14,7 @@ from pipelines.answer_files import AnswerFiles, AnswerFileSettings
 from pipelines.answer_worker import AnswerWorker
 from pipelines.answers.contexts import BundleContexts, Contexts, WholeContexts
 from pipelines.answers.gold import Answers, load_answers
-from pipelines.answers.judging import Judge
+from pipelines.answers.judging import JUDGE_TEMPLATE, Judge
 from pipelines.answers.processor import check_installed, llm_processor, processed, processor_config
 from pipelines.answers.rows import ANSWER_FIELDS, answer_schema
 from pipelines.answers.settings import AnswererSettings, AnswerFacts, AnswerSettings, variant_names
@@ -136,14 +136,19 @@ class AnswerJob:
             "template": settings.template,
             "max_new_tokens": settings.answerer.max_new_tokens,
             "method": _of_reader(facts),
-            "judge": {"id": settings.judge.answerer.model, **asdict(facts.judge)}
-            if settings.judge and facts.judge
-            else None,
+            "judge": self._judge(facts),
             "bundles": {"run_id": bundles.run_id, "uri": bundles.uri} if bundles else None,
             "qrels": settings.qrels,
             "answers": settings.answers,
             "warnings": list(facts.warnings),
         }
+
+    def _judge(self, facts: AnswerFacts) -> dict[str, Any] | None:
+        judge = self.settings.judge
+        if judge is None or facts.judge is None:
+            return None
+        template = judge.template or JUDGE_TEMPLATE
+        return {"id": judge.answerer.model, "template": template, **asdict(facts.judge)}
 
     def _told(self, facts: AnswerFacts) -> str:
         settings = self.settings
@@ -178,7 +183,7 @@ class AnswerJob:
         return partial(_worker, settings, self.names, self.given, plan.output_schema)
 
     def stage(self, facts: AnswerFacts, plan: Plan) -> Callable[[Any, Any], Any] | None:
-        """See :class:`pipelines.run.HasStage`: that of vLLM's processor."""
+        """See :class:`pipelines.job.HasStage`: that of vLLM's processor."""
         settings = self.settings
         if settings.vllm is None:
             return None

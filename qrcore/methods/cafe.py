@@ -243,21 +243,18 @@ class Cafe:
 
 
 class _Stages:
-    """What both stages read of one question's documents, each once. A length that does not fit is found each time."""
+    """What the stages read of one question's documents; the first reads once for all variants."""
 
     def __init__(self, cafe: Cafe, model: LanguageModel, question: str, documents: Sequence[Document]) -> None:
         self._cafe, self._model, self.question, self.documents = cafe, model, question, documents
-        self._fine: dict[tuple[int, ...], Tensor] = {}
 
     @cached_property
     def coarse_shares(self) -> Tensor:
         return self._cafe.coarse_shares(self._model, self.question, self.documents)
 
     def fine_shares(self, shown: tuple[int, ...]) -> Tensor:
-        if shown not in self._fine:
-            ordered = [self.documents[place] for place in shown]
-            self._fine[shown] = self._cafe.fine_shares(self._model, self.question, ordered)
-        return self._fine[shown]
+        ordered = [self.documents[place] for place in shown]
+        return self._cafe.fine_shares(self._model, self.question, ordered)
 
 
 def _check_variant(variant: str, settings: CafeSettings) -> None:

@@ -126,7 +126,7 @@ def test_units_come_out_as_the_usual_actor_leaves_them(tmp_path: Path) -> None:
         most_killers=1,
     )
     long = {**ROWS[0], "query_id": "long", "query": "river " * open_model(MODEL).max_tokens}
-    rows = [*ROWS, BAD, long, {**ROWS[0], "query_id": "torn"}]
+    rows = [*ROWS, BAD, long, {**ROWS[0], "query_id": "torn", "query": "never asked"}]
     ask = AskUnit(worker, ANSWERER)
     prompts = [*ask(unit_row(rows, {5: ("unreadable_input", "torn")})), *ask(unit_row([BAD], {}))]
     assert [one["of"] for one in prompts] == [3, 3, 3, 1]

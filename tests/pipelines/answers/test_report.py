@@ -43,8 +43,10 @@ def test_variants_are_compared_query_by_query() -> None:
         answered("b", ["x"], said("x", ["x"], ["1"]), full=said("x", ["x"], ["1", "2"])),
         answered("c", ["x"], said("y", ["x"], ["1"]), full={"error": failed("c")["error"]}),
     ]
-    own, full = report_of(rows, ("cafe", "full")).variants
+    rows[0]["baselines"][0]["judged"] = rows[1]["baselines"][0]["judged"] = rows[1]["judged"] = True
+    own, full = report_of(rows, ("cafe", "full"), judge="m").variants
     assert own.behind == {}
+    assert (full.behind["judged"].mean, full.behind["judged"].n) == (0.0, 1), "of the other the judge said nothing"
     assert (full.behind["sub_em"].mean, full.behind["sub_em"].n) == (0.5, 2)
     assert own.measures["sub_em"].mean == pytest.approx(2 / 3)
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.answer_worker import AnswerWorker
-from pipelines.answers.contexts import WholeContexts
+from pipelines.answers.contexts import Context, WholeContexts, _of_bundle
 from pipelines.answers.judging import Judge, ToJudge
 from pipelines.answers.rows import answer_schema
 from pipelines.answers.settings import AnswererSettings, AnswerSettings, CafeOptions, variant_names
@@ -83,6 +83,14 @@ def test_several_contexts_are_answered_together_and_stay_apart() -> None:
     assert (oracle["name"], oracle["answer"], oracle["documents"], oracle["error"]) == ("oracle", "1", ["d2"], None)
     assert missing["answer"] is None and missing["error"]["code"] == "nothing_relevant"
     assert out[1]["error"] is None
+
+
+def test_a_bundle_tells_every_piece_that_its_segments_are_made_of() -> None:
+    segment = {"doc_id": "d1", "doc_ids": ["d1", "d2"], "title": None, "text": "both", "score": 1.0}
+    found = _of_bundle({"segments": [segment], "context": "both", "flags": ["detection_query"], "error": None})
+    assert isinstance(found, Context)
+    assert (found.doc_ids, found.flags, len(found.documents)) == (("d1", "d2"), ("detection_query",), 1)
+    assert _of_bundle({"segments": None, "error": {"message": "why"}}).code == "no_bundle"  # type: ignore[union-attr]
 
 
 def test_a_method_tells_what_it_showed_and_pushed() -> None:

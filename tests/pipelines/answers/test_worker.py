@@ -84,6 +84,9 @@ def test_a_judge_is_the_same_model_or_another_one() -> None:
         assert facts.judge is not None
         assert (facts.judge.weights_sha256 == facts.answerer.weights_sha256) == (judge == MODEL)
         assert all(one["judged"] in (True, False, None) for one in answered(settings))
+        told = answer.AnswerJob(settings, ("full",), answer.Given(), datetime.now(UTC)).provenance(facts, "as_given")
+        assert (told["judge"]["id"], told["judge"]["weights_sha256"]) == (judge, facts.judge.weights_sha256)
+        assert "Say yes or no" in told["judge"]["template"]
 
 
 def test_what_probing_tells_decides_which_run_it_is(tmp_path: Path) -> None:
