@@ -7,13 +7,17 @@ DEMO_OUTPUT ?= demo-output
 # Torch's thread pools fight when several processes share two cores; Ray's actors set their own number.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help venv demo test test-slow check format bench chaos study train lock pages picture
+BIN_OLDEST := .venv-oldest/bin
+STAMP_OLDEST := .venv-oldest/.installed
+
+.PHONY: help venv demo test test-slow test-oldest check format bench chaos study train lock pages picture
 
 help:
 	@echo "make demo       re-rank real documentation with the embedded model, and print what came out"
 	@echo "make test       the test suite"
 	@echo "make check      format, lint, types, import borders"
 	@echo "make test-slow  tests that take minutes"
+	@echo "make test-oldest tests of qrcore with the oldest torch and transformers that it supports, without Ray"
 	@echo "make chaos      kill runs at named points behind a bad network, and write the table of what came out"
 	@echo "make bench      benchmarks    make study  quality of the embedded model on real collections"
 	@echo "make train      train the embedded models again (hours on two cores)"
@@ -41,6 +45,15 @@ test: venv
 
 test-slow: venv
 	$(BIN)/python -m pytest -q -m slow
+
+# torch from PyPI is the build for GPUs, which runs on a CPU, too: several gigabytes, in an environment of its own.
+$(STAMP_OLDEST): infra/constraints-oldest.txt
+	test -x $(BIN_OLDEST)/python || $(PYTHON) -m venv .venv-oldest
+	$(BIN_OLDEST)/python -m pip install --quiet --disable-pip-version-check -r infra/constraints-oldest.txt
+	touch $(STAMP_OLDEST)
+
+test-oldest: $(STAMP_OLDEST)
+	$(BIN_OLDEST)/python -m pytest -q -m "not slow" tests/qrcore tests/benchmarks/test_gpu.py
 
 check: venv
 	$(BIN)/ruff format --check .
@@ -81,6 +94,7 @@ study: venv $(LISTS)/.built $(HEADS)/lists/.built
 	$(BIN)/python -m tests.benchmarks.head_study --lists $(HEADS)/lists --work $(HEADS)
 	$(BIN)/python -m tests.benchmarks.precision --lists $(HEADS)/lists
 	$(BIN)/python -m tests.benchmarks.context_study --data $(DATA)
+	$(BIN)/python -m tests.benchmarks.influence_study
 
 lock: venv
 	{ echo "# Exact versions of everything that make venv installs (Python 3.11, Linux). Written by: make lock"; \

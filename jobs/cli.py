@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from importlib import metadata
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from jobs import context_cli, operate, runs, steer_cli
+from jobs import context_cli, heads_cli, operate, runs, steer_cli
+from jobs.committing import commit_job, with_progress
 from jobs.config import RerankConfig
 from jobs.demo import QUESTIONS, show_demo
 from jobs.demo import demo as run_demo
@@ -25,18 +27,10 @@ app = typer.Typer(
 )
 
 
-heads_app = typer.Typer(help="Head sets: list, show, validate against a model, compare.", no_args_is_help=True)
-app.add_typer(heads_app, name="heads")
-
-for command in (
-    context_cli.prepare,
-    context_cli.select,
-    context_cli.answer,
-    context_cli.evaluate,
-    context_cli.compare,
-    steer_cli.influence,
-):
-    app.command()(command)
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"qrbatch {metadata.version('qrbatch')}")
+        raise typer.Exit
 
 
 @app.callback()
@@ -49,11 +43,13 @@ def _program(
             help="auto: made for the terminal, if there is one; text: plain; json: one object a line.",
         ),
     ] = "auto",
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     context.call_on_close(use_format(log_format))
 
 
-@app.command()
 def rerank(
     inputs: Inputs = None,
     output: Output = None,
@@ -94,19 +90,12 @@ def rerank(
 
 
 def _rerank(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
-    from jobs.console import ConsoleObserver, show_result
-    from jobs.native_output import native_stderr_held
     from jobs.rerank import rerank as run_rerank
 
-    config = validate(RerankConfig, gather(config_file, flags, assignments))
-    console = Console()
-    with native_stderr_held(), ConsoleObserver(console) as observer:
-        result = run_rerank(config, observer)
-    show_result(console, result, config.qrels)
-    return exit_code(result.manifest.failed, len(result.manifest.skipped_files))
+    values = gather(config_file, flags, assignments)
+    return commit_job(RerankConfig, values, run_rerank, judged_by=lambda config: config.qrels)
 
 
-@app.command()
 def demo(
     output: Annotated[str, typer.Option(help="Folder for the collection and its run.")] = "demo-output",
     questions: Annotated[str, typer.Option(help="Questions with their judged answers (JSON lines).")] = QUESTIONS,
@@ -118,25 +107,25 @@ def demo(
 
 
 def _demo(output: str, questions: str, split: str | None) -> int:
-    from jobs.console import ConsoleObserver, show_result
-    from jobs.native_output import native_stderr_held
+    from jobs.console import show_result
 
     console = Console()
-    with native_stderr_held(), ConsoleObserver(console) as observer:
-        result = run_demo(output, questions, split, observer)
+    result = with_progress(console, lambda observer: run_demo(output, questions, split, observer))
     show_demo(console, result)
     console.print()
     show_result(console, result.run)
     return exit_code(result.run.manifest.failed, len(result.run.manifest.skipped_files))
 
 
-@app.command()
 def detect(
     inputs: Inputs = None,
     qrels: Annotated[str | None, typer.Option(help="Judgements: which candidates are relevant.")] = None,
     output: Output = None,
     model: Model = None,
-    method: Annotated[str | None, typer.Option(help="The method that chooses: qrscore, ndcg, core or copy.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="The method that chooses: qrscore, ndcg, core, share, copy or key_value (--input texts)."),
+    ] = None,
     top: Annotated[int | None, typer.Option(help="Heads to choose.")] = None,
     compare: Annotated[
         list[str] | None, typer.Option(help="Another head set to prove the choice against; repeatable.")
@@ -163,16 +152,14 @@ def detect(
 
 
 def _detect(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
-    from jobs.console import ConsoleObserver, show_result
+    from jobs.console import show_result
     from jobs.detect import detect as run_detection
     from jobs.detect_config import DetectConfig
     from jobs.head_tables import show_detected
-    from jobs.native_output import native_stderr_held
 
     config = validate(DetectConfig, gather(config_file, flags, assignments))
     console = Console()
-    with native_stderr_held(), ConsoleObserver(console) as observer:
-        detected = run_detection(config, observer)
+    detected = with_progress(console, lambda observer: run_detection(config, observer))
     show_detected(console, detected)
     show_result(console, detected.found)
     show_result(console, detected.proved)
@@ -180,7 +167,6 @@ def _detect(config_file: str | None, flags: dict[str, Any], assignments: list[st
     return exit_code(sum(one.failed for one in manifests), sum(len(one.skipped_files) for one in manifests))
 
 
-@app.command()
 def needles(
     inputs: Annotated[list[str] | None, typer.Option("--input", help="Parquet text shards; repeatable.")] = None,
     output: Annotated[str | None, typer.Option(help="Folder for the trials, local or s3://.")] = None,
@@ -214,7 +200,6 @@ def _needles(config_file: str | None, flags: dict[str, Any], assignments: list[s
     return COMMITTED
 
 
-@app.command("train-embedded")
 def train_embedded(
     inputs: Annotated[list[str] | None, typer.Option("--input", help="Parquet text shards; repeatable.")] = None,
     questions: Annotated[list[str] | None, typer.Option(help="Parquet question rows; repeatable.")] = None,
@@ -251,76 +236,26 @@ def _train_embedded(config_file: str | None, flags: dict[str, Any], assignments:
     return COMMITTED
 
 
-@heads_app.command("list")
-def heads_list(debug: Debug = False) -> None:
-    """The head sets that ship with the package."""
-    raise typer.Exit(guarded(_list_heads, debug))
-
-
-@heads_app.command("show")
-def heads_show(
-    name: Annotated[str, typer.Argument(help="Name or JSON file of a head set.")],
-    debug: Debug = False,
-) -> None:
-    """One head set with everything that is recorded of it, as JSON."""
-    raise typer.Exit(guarded(lambda: _show_heads(name), debug))
-
-
-@heads_app.command("validate")
-def heads_validate(
-    name: Annotated[str, typer.Argument(help="Name or JSON file of a head set.")],
-    model: Annotated[str, typer.Option(help="Model folder, hub id, 'embedded' or 'embedded-gqa'.")] = "embedded",
-    revision: Annotated[str | None, typer.Option(help="Revision of a hub model.")] = None,
-    allow_model_mismatch: Annotated[bool, typer.Option("--allow-model-mismatch", help="Only warn of it.")] = False,
-    debug: Debug = False,
-) -> None:
-    """Check a head set against a model's configuration, and say what it needs."""
-    raise typer.Exit(guarded(lambda: _validate_heads(name, model, revision, allow_model_mismatch), debug))
-
-
-@heads_app.command("compare")
-def heads_compare(
-    first: Annotated[str, typer.Argument(help="Name or JSON file of a head set.")],
-    second: Annotated[str, typer.Argument(help="Another one.")],
-    debug: Debug = False,
-) -> None:
-    """What two head sets share."""
-    raise typer.Exit(guarded(lambda: _compare_heads(first, second), debug))
-
-
-def _list_heads() -> int:
-    from jobs.head_tables import show_head_sets
-    from jobs.heads import every_head_set
-
-    show_head_sets(Console(), every_head_set())
-    return COMMITTED
-
-
-def _show_heads(name: str) -> int:
-    from jobs.heads import find_head_set
-
-    typer.echo(find_head_set(name).model_dump_json(indent=1, exclude_none=True))
-    return COMMITTED
-
-
-def _validate_heads(name: str, model: str, revision: str | None, allow_mismatch: bool) -> int:
-    from jobs.head_tables import show_fit
-    from jobs.heads import fit
-
-    show_fit(Console(), fit(name, model, revision, allow_mismatch=allow_mismatch))
-    return COMMITTED
-
-
-def _compare_heads(first: str, second: str) -> int:
-    from jobs.head_tables import show_comparison
-    from jobs.heads import compare
-
-    show_comparison(Console(), *compare(first, second))
-    return COMMITTED
-
-
-for module in (runs, operate):
-    module.add_commands(app)
+# In the order in which help tells them: a job's command is its function's name.
+for job in (
+    context_cli.prepare,
+    rerank,
+    context_cli.select,
+    context_cli.answer,
+    context_cli.evaluate,
+    context_cli.compare,
+    detect,
+    steer_cli.influence,
+    steer_cli.contrast,
+    steer_cli.flips,
+    needles,
+    train_embedded,
+):
+    app.command(job.__name__.replace("_", "-"), rich_help_panel="Jobs")(job)
+runs.add_commands(app, "Runs")
+app.command(rich_help_panel="Around")(demo)
+app.add_typer(heads_cli.app, name="heads", rich_help_panel="Around")
+operate.add_commands(app, "Around")
 
 
 def main() -> None:

@@ -140,6 +140,11 @@ class EngineConfig(Section):
     attention_kernel: Literal["auto", "flash", "cudnn", "efficient", "math"] = setting(
         "auto", "Attention kernel of a GPU; auto: torch chooses.", affects_output=True
     )
+    compile: bool = setting(
+        False,
+        "Compile norms and MLPs when an actor starts (torch.compile; needs a C++ compiler, on a GPU Triton).",
+        affects_output=True,
+    )
 
 
 class ReportConfig(Section):

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from jobs.settings import Section, Values, expand, flatten, leaves, lookup, merge, section_of, validate
 
-#: What an example says where a value must be given.
+#: What an example says where a value must be given; with a job before the name, in that job's.
 _EXAMPLES: Final = {
     "input.uris": ["s3://my-bucket/shards"],
     "input.texts": ["s3://my-bucket/texts"],
@@ -22,6 +22,9 @@ _EXAMPLES: Final = {
     "output.uri": "s3://my-bucket/runs",
     "output": "my-retriever",
     "qrels": "s3://my-bucket/qrels.parquet",
+    "evaluate output": "s3://my-bucket/measured",
+    "compare output": "s3://my-bucket/compared",
+    "compare runs": ["s3://my-bucket/runs/nightly-1a2b3c4d5e6f", "s3://my-bucket/runs/nightly-6f5e4d3c2b1a"],
 }
 
 
@@ -75,10 +78,10 @@ def example(job: str, kind: type[Section]) -> str:
     """A configuration to begin with: what must be given is filled in, everything else stands there as a comment with
     its default."""
     head = [f"# Configuration of qrbatch {job}. Lines that begin with # show the defaults.", ""]
-    return "\n".join([*head, *_section(kind, (), {})]) + "\n"
+    return "\n".join([*head, *_section(job, kind, (), {})]) + "\n"
 
 
-def _section(kind: type[BaseModel], above: tuple[str, ...], defaults: Mapping[str, Any]) -> list[str]:
+def _section(job: str, kind: type[BaseModel], above: tuple[str, ...], defaults: Mapping[str, Any]) -> list[str]:
     lines: list[str] = []
     # Values first: below a section they would be read as its own.
     fields = sorted(kind.model_fields.items(), key=lambda item: section_of(item[1]) is not None)
@@ -86,7 +89,7 @@ def _section(kind: type[BaseModel], above: tuple[str, ...], defaults: Mapping[st
         place, indent = (*above, name), "  " * len(above)
         below = section_of(field)
         if below is None:
-            lines += [f"{indent}{line}" for line in _field(".".join(place), name, field, defaults)]
+            lines += [f"{indent}{line}" for line in _field(job, ".".join(place), name, field, defaults)]
             continue
         given = any(inner.is_required() for inner in leaves(below).values())
         if not above:
@@ -94,15 +97,16 @@ def _section(kind: type[BaseModel], above: tuple[str, ...], defaults: Mapping[st
         lines.append(f"{indent}# {(below.__doc__ or '').strip().splitlines()[0]}")
         lines.append(f"{indent}{'' if given else '# '}{name}:")
         default = field.default if isinstance(field.default, BaseModel) else None
-        inner_lines = _section(below, place, default.model_dump() if default else {})
+        inner_lines = _section(job, below, place, default.model_dump() if default else {})
         lines += inner_lines
     return lines
 
 
-def _field(dotted: str, name: str, field: FieldInfo, defaults: Mapping[str, Any]) -> list[str]:
+def _field(job: str, dotted: str, name: str, field: FieldInfo, defaults: Mapping[str, Any]) -> list[str]:
     comment = f"# {field.description}"
     if field.is_required():
-        return [comment, f"{name}: {_yaml(_EXAMPLES.get(dotted, '…'))}"]
+        value = _EXAMPLES.get(f"{job} {dotted}", _EXAMPLES.get(dotted, "…"))
+        return [comment, f"{name}: {_yaml(value)}"]
     default = defaults.get(name, field.get_default(call_default_factory=True))
     return [comment, f"# {name}: {_yaml(list(default) if isinstance(default, tuple) else default)}"]
 

@@ -14,20 +14,33 @@ from rich.text import Text
 from jobs.logs import JsonLines
 
 if TYPE_CHECKING:
-    from pipelines.run import Planned, RunResult
+    from pipelines.job import Planned, RunResult
     from qrcore.training.progress import Progress as TrainingProgress
 
 _LINE_EVERY_S: Final = 10.0
+_MIB: Final = 2**20
+_GIB: Final = 2**30
 _TRAINING_HEAD: Final = "done  stage                 tokens      time   loss   copy  index  heads  yes/no"
 
 
 #: Side files that are told of, by what they are called there.
-_TOLD: Final = {"heads": "headset.json", "scores": "head_scores.parquet", "report": "report.html", "chat": "chat.jsonl"}
+_TOLD: Final = {
+    "heads": "headset.json",
+    "scores": "head_scores.parquet",
+    "report": "report.html",
+    "chat": "chat.jsonl",
+    "tuning": "tuning.parquet",
+}
 
 
 def show_line(console: Console, *parts: str | tuple[str, str]) -> None:
     """Print one line of plain texts and (text, style) pairs: brackets and colons in them are no markup."""
     console.print(Text.assemble(*parts), soft_wrap=True)
+
+
+def size_text(size: int) -> str:
+    """Bytes as MiB or GiB."""
+    return f"{size / _GIB:.2f} GiB" if size >= _GIB else f"{size / _MIB:.1f} MiB"
 
 
 def show_stage(console: Console, message: str) -> None:
@@ -64,7 +77,8 @@ class ConsoleObserver:
         show_line(
             self._console,
             (plan.run_id, "bold"),
-            f"  {plan.rows} rows in {len(plan.units)} units" + (f", {finished} units already done" if finished else ""),
+            f"  {plan.rows:,} rows in {len(plan.units):,} units"
+            + (f", {finished:,} units already done" if finished else ""),
         )
         show_line(self._console, f"  {_told(plan)}")
         for warning in plan.provenance.get("warnings", ()):
@@ -81,6 +95,14 @@ class ConsoleObserver:
         self._go_on(self._tally)
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=self._tally.rows_done, note=self._tally.note())
+        if self._tally.is_done:
+            self._end(self._tally)
+
+    def _end(self, tally: Tally) -> None:
+        self._stop()
+        if tally.memory is not None:
+            predicted, measured = map(size_text, tally.memory)
+            show_line(self._console, f"  memory of the largest actor: {predicted} predicted, {measured} measured")
 
     def _go_on(self, tally: Tally) -> None:
         """Show progress if it is not shown: a stage that came between has ended it."""
@@ -97,10 +119,15 @@ class ConsoleObserver:
             if isinstance(self._console.file, JsonLines):
                 self._console.file.event("progress", **tally.facts())
             else:
-                show_line(self._console, f"  {tally.rows_done}/{tally.rows} rows, {tally.note()}")
+                show_line(self._console, f"  {tally.rows_done:,}/{tally.rows:,} rows, {tally.note()}")
 
     def _start_bar(self, tally: Tally) -> None:
-        columns = (TextColumn(" "), BarColumn(), TextColumn("{task.completed}/{task.total} rows"), TimeElapsedColumn())
+        columns = (
+            TextColumn(" "),
+            BarColumn(),
+            TextColumn("{task.completed:,}/{task.total:,} rows"),
+            TimeElapsedColumn(),
+        )
         self._progress = _NotedProgress(*columns, console=self._console, transient=True)
         self._task = self._progress.add_task("rows", total=tally.rows, note=tally.note())
         self._progress.start()
@@ -148,6 +175,7 @@ class Tally:
         self._started = clock()
         self._work_done = self._tokens = 0
         self._actors: dict[tuple[str, int], bool] = {}
+        self._memory: dict[tuple[str, int], tuple[int, int]] = {}
         self.rows = sum(rows for rows, _ in units.values())
         self.rows_done = self.units_done = self.failed = 0
 
@@ -159,7 +187,19 @@ class Tally:
         self._tokens += footer["prompt_tokens"]
         self._work_done += self._work.get(footer["unit_id"], 0)
         if "actor_pid" in footer:
-            self._actors[(footer["node"], footer["actor_pid"])] = footer.get("on_gpu", False)
+            actor = (footer["node"], footer["actor_pid"])
+            self._actors[actor] = footer.get("on_gpu", False)
+            self._add_memory(actor, footer.get("predicted_bytes", 0), footer.get("model_bytes", 0))
+
+    def _add_memory(self, actor: tuple[str, int], predicted: int, measured: int) -> None:
+        before = self._memory.get(actor, (0, 0))
+        self._memory[actor] = (max(before[0], predicted), max(before[1], measured))
+
+    @property
+    def memory(self) -> tuple[int, int] | None:
+        """Bytes predicted and measured of the actor that takes most; None where no pass was predicted."""
+        told = [(measured, predicted) for predicted, measured in self._memory.values() if predicted]
+        return max(told)[::-1] if told else None
 
     @property
     def is_done(self) -> bool:
@@ -181,14 +221,16 @@ class Tally:
             "tokens_per_s": round(self._tokens / seconds),
             "rows_per_s": round(self.rows_done / seconds, 1),
             "eta_s": round(seconds * left / self._work_done) if self._work_done else None,
+            "predicted_bytes": self.memory[0] if self.memory else None,
+            "measured_bytes": self.memory[1] if self.memory else None,
         }
 
     def note(self) -> str:
         """The same in a few words."""
         facts = self.facts()
         speed = f"{facts['tokens_per_s']:,} tokens/s" if self._tokens else f"{facts['rows_per_s']:,} rows/s"
-        parts = [f"{facts['units_done']}/{facts['units']} units"] + ([speed] if self.units_done else [])
-        parts += [f"{self.failed} failed"] if self.failed else []
+        parts = [f"{facts['units_done']:,}/{facts['units']:,} units"] + ([speed] if self.units_done else [])
+        parts += [f"{self.failed:,} failed"] if self.failed else []
         kinds = {kind: facts[f"{kind.lower()}_actors"] for kind in ("GPU", "CPU")}
         actors = " + ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
         parts += [f"{actors} actor{'s' if sum(kinds.values()) > 1 else ''}"] if actors else []
@@ -247,8 +289,8 @@ def show_result(console: Console, result: RunResult, qrels: str | None = None, d
     show_line(
         console,
         (word, f"bold {colour}"),
-        f"  {manifest.rows} rows = {manifest.scored} {done} + {manifest.failed} failed, "
-        f"{len(manifest.objects)} objects",
+        f"  {manifest.rows:,} rows = {manifest.scored:,} {done} + {manifest.failed:,} failed, "
+        f"{len(manifest.objects):,} objects",
     )
     if manifest.skipped_files:
         show_line(console, f"  skipped files: {len(manifest.skipped_files)} (named in the manifest)")

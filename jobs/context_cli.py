@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from jobs.committing import commit_job
 from jobs.settings import validate
 from jobs.shell import COMMITTED, Assignments, Config, Debug, Heads, Model, Name, Output, exit_code, gather, guarded
 
@@ -45,17 +46,10 @@ def prepare(
 
 
 def _prepare(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
-    from jobs.console import ConsoleObserver, show_result
-    from jobs.native_output import native_stderr_held
     from jobs.prepare import PrepareConfig
     from jobs.prepare import prepare as run_prepare
 
-    config = validate(PrepareConfig, gather(config_file, flags, assignments))
-    console = Console()
-    with native_stderr_held(), ConsoleObserver(console) as observer:
-        result = run_prepare(config, observer)
-    show_result(console, result, done="prepared")
-    return exit_code(result.manifest.failed, 0)
+    return commit_job(PrepareConfig, gather(config_file, flags, assignments), run_prepare, done="prepared")
 
 
 def select(
@@ -106,17 +100,11 @@ def select(
 
 
 def _select(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
-    from jobs.console import ConsoleObserver, show_result
-    from jobs.native_output import native_stderr_held
     from jobs.select import SelectConfig
     from jobs.select import select as run_select
 
-    config = validate(SelectConfig, gather(config_file, flags, assignments))
-    console = Console()
-    with native_stderr_held(), ConsoleObserver(console) as observer:
-        result = run_select(config, observer)
-    show_result(console, result, done="selected")
-    return exit_code(result.manifest.failed, len(result.manifest.skipped_files))
+    values = gather(config_file, flags, assignments)
+    return commit_job(SelectConfig, values, run_select, done="selected", judged_by=lambda config: config.qrels)
 
 
 def answer(
@@ -131,7 +119,32 @@ def answer(
     context: Annotated[
         str | None, typer.Option(help="bundle, full (all candidates) or oracle (judged relevant ones).")
     ] = None,
-    qrels: Annotated[str | None, typer.Option(help="Judgements, for the context oracle.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="greedy, or cafe: heads choose documents and push attention to some (shards).")
+    ] = None,
+    coarse_heads: Annotated[
+        str | None, typer.Option(help="cafe's first stage: list, 'all', name or JSON file (detect --method share).")
+    ] = None,
+    fine_heads: Annotated[str | None, typer.Option(help="cafe's second stage; without them the first alone.")] = None,
+    baselines: Annotated[
+        list[str] | None,
+        typer.Option("--baseline", help="Further answers: bundle, full, oracle; filter, random_order; repeatable."),
+    ] = None,
+    qrels: Annotated[str | None, typer.Option(help="Judgements, for oracle and for recall.")] = None,
+    answers: Annotated[
+        str | None, typer.Option(help="Gold answers (query_id, answers) of rows without: Parquet or JSON Lines.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="transformers, or vllm (extra vllm, GPUs).")] = None,
+    judge: Annotated[str | None, typer.Option(help="A model that says yes or no to each answer.")] = None,
+    keep_documents: Annotated[
+        bool, typer.Option("--keep-documents", help="Write what the prompt held, as candidates for detect.")
+    ] = False,
+    allow_model_mismatch: Annotated[
+        bool, typer.Option("--allow-model-mismatch", help="Use heads found for another revision or other weights.")
+    ] = False,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Answer questions to facts hidden in this Python's documentation, by cafe.")
+    ] = False,
     name: Name = None,
     config: Config = None,
     assignments: Assignments = None,
@@ -144,22 +157,37 @@ def answer(
         "output.uri": output,
         "model.id": model,
         "model.style": style,
+        "method": method,
+        "cafe.coarse_heads": coarse_heads,
+        "cafe.fine_heads": fine_heads,
+        "cafe.on_mismatch": "warn" if allow_model_mismatch else None,
+        "baselines": baselines or None,
         "qrels": qrels,
+        "answers": answers,
+        "engine.kind": engine,
+        "judge.model": judge,
+        "keep_documents": keep_documents or None,
         "name": name,
     }
-    raise typer.Exit(guarded(lambda: _answer(config, flags, assignments or []), debug))
+    raise typer.Exit(guarded(lambda: _answer(config, flags, assignments or [], demo=demo), debug))
 
 
-def _answer(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
-    from jobs.answer import AnswerConfig, show_answers
+def _answer(config_file: str | None, flags: dict[str, Any], assignments: list[str], *, demo: bool) -> int:
     from jobs.answer import answer as run_answer
+    from jobs.answer import show_answers
+    from jobs.answer_config import AnswerConfig
+    from jobs.answer_demo import answer_demo
     from jobs.console import ConsoleObserver, show_result
     from jobs.native_output import native_stderr_held
 
-    config = validate(AnswerConfig, gather(config_file, flags, assignments))
+    values = gather(config_file, flags, assignments)
     console = Console()
     with native_stderr_held(), ConsoleObserver(console) as observer:
-        result = run_answer(config, observer)
+        if demo:
+            result, config = answer_demo(values, observer)
+        else:
+            config = validate(AnswerConfig, values)
+            result = run_answer(config, observer)
     show_result(console, result, done="answered")
     show_answers(console, result, config)
     return exit_code(result.manifest.failed, len(result.manifest.skipped_files))
@@ -216,8 +244,8 @@ def _evaluate(config_file: str | None, flags: dict[str, Any], assignments: list[
 
 
 def compare(
-    run_a: Annotated[str, typer.Argument(help="Committed run, TREC run file or Parquet.")],
-    run_b: Annotated[str, typer.Argument(help="Another one of the same kind.")],
+    run_a: Annotated[str | None, typer.Argument(help="Committed run, TREC run file or Parquet.")] = None,
+    run_b: Annotated[str | None, typer.Argument(help="Another one of the same kind.")] = None,
     qrels: Qrels = None,
     output: Folder = None,
     measures: Measures = None,
@@ -228,7 +256,7 @@ def compare(
 ) -> None:
     """Compare two runs query by query, with a page that shows where each is better."""
     flags = {
-        "runs": [run_a, run_b],
+        "runs": [run for run in (run_a, run_b) if run is not None] or None,
         "qrels": qrels,
         "output": output,
         "measures": measures or None,
@@ -239,10 +267,10 @@ def compare(
 
 def _compare(config_file: str | None, flags: dict[str, Any], assignments: list[str]) -> int:
     from jobs.console import show_line
-    from jobs.evaluate import EvaluateConfig, show_evaluation
+    from jobs.evaluate import CompareConfig, show_evaluation
     from jobs.evaluate import compare as run_comparison
 
-    config = validate(EvaluateConfig, gather(config_file, flags, assignments))
+    config = validate(CompareConfig, gather(config_file, flags, assignments))
     console = Console()
     show_evaluation(console, run_comparison(config).evaluation)
     show_line(console, ("compared", "bold green"), f"  {config.output}/compare.html")

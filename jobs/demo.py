@@ -20,8 +20,8 @@ from jobs.settings import validate
 from qrcore.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pipelines.job import Observer, RunResult
     from pipelines.python_docs import BuildCounts
-    from pipelines.run import Observer, RunResult
 
 QUESTIONS: Final = "tests/data/python_docs_questions.jsonl"
 #: Candidates a question: as many as the embedded model ranks well in one prompt (see its model card).

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from jobs.config import ActorsConfig, ClusterConfig, LineageConfig, OutputConfig, StorageConfig, UnitsConfig
+from jobs.config import ActorsConfig, ClusterConfig, CostConfig, LineageConfig, OutputConfig, StorageConfig, UnitsConfig
 from jobs.settings import Section, run_name, setting
 
 
@@ -55,13 +55,20 @@ class ReadingConfig(Section):
 class MethodsConfig(Section):
     """How heads are judged, and how many are chosen."""
 
-    method: Literal["qrscore", "ndcg", "core", "copy"] = setting(
+    method: Literal["qrscore", "ndcg", "core", "share", "copy", "key_value"] = setting(
         "qrscore",
-        "The method that chooses; the others are compared with it. copy: on needle trials (qrbatch needles) only.",
+        "The method that chooses; the others are compared with it. copy: on needle trials (qrbatch needles) only; "
+        "key_value: on trials that it makes of texts; share: for the stages of answer --method cafe.",
         affects_output=True,
         flag="--method",
     )
-    top: int = setting(16, "Heads to choose.", affects_output=True, flag="--top", gt=0)
+    top: int | None = setting(
+        None,
+        "Heads to choose; empty: 16, with key_value the larger of 4 and 5 % of all.",
+        affects_output=True,
+        flag="--top",
+        gt=0,
+    )
     max_layer: int | None = setting(
         None, "Deepest layer to choose from, counted from 0: a budget of depth.", affects_output=True, ge=0
     )
@@ -94,13 +101,35 @@ class CopyingConfig(Section):
     )
 
 
+class KeyValueConfig(Section):
+    """Which trials ``method: key_value`` makes: a JSON object of keys and sentences, and a value to give by its key."""
+
+    count: int = setting(800, "Trials that heads are found on.", affects_output=True, gt=0)
+    length: int | None = setting(
+        None,
+        "Tokens of a prompt and its answer, at most; empty: 4096, or what the model takes if that is less.",
+        affects_output=True,
+        gt=0,
+    )
+    proof: int = setting(
+        40, "Further trials for the causal check, each answered once for every set.", affects_output=True, ge=0
+    )
+    seed: int = setting(0, "Seed of the trials.", affects_output=True, ge=0)
+
+
 class DetectConfig(Section):
     """Everything ``qrbatch detect`` can be told."""
 
     name: str = run_name("detect", "Name of the run and of the head set")
     input: ExamplesConfig
     output: OutputConfig
-    qrels: str = setting(..., "Judgements (Parquet).", affects_output=False, flag="--qrels", uri=True)
+    qrels: str | None = setting(
+        None,
+        "Judgements (Parquet); must be given, but for key_value, which makes its own.",
+        affects_output=False,
+        flag="--qrels",
+        uri=True,
+    )
     dataset_id: str = setting("not stated", "Name of the data, kept with the head set.", affects_output=True)
     contamination: str | None = setting(
         None, "What the choice has seen that must not be used to prove it.", affects_output=True
@@ -120,8 +149,10 @@ class DetectConfig(Section):
     reading: ReadingConfig = Field(default_factory=ReadingConfig)
     methods: MethodsConfig = Field(default_factory=MethodsConfig)
     copying: CopyingConfig = Field(default_factory=CopyingConfig)
+    key_value: KeyValueConfig = Field(default_factory=KeyValueConfig)
     units: UnitsConfig = Field(default_factory=UnitsConfig)
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    cost: CostConfig = Field(default_factory=CostConfig)
     lineage: LineageConfig = Field(default_factory=LineageConfig)

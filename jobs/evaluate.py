@@ -49,6 +49,21 @@ class EvaluateConfig(Section):
     storage: StorageConfig = Field(default_factory=StorageConfig)
 
 
+class CompareConfig(EvaluateConfig):
+    """Everything that comparing can be told."""
+
+    runs: tuple[str, ...] = setting(
+        ...,
+        "Two committed runs of rerank or of select, TREC run files, or Parquet with query_id, doc_id and rank.",
+        affects_output=True,
+        flag="RUN_A RUN_B",
+        uri=True,
+        expected="two runs",
+        min_length=2,
+        max_length=2,
+    )
+
+
 def evaluate(config: EvaluateConfig) -> Evaluation:
     """Measure runs; raises errors of :mod:`qrcore.errors`."""
     from pipelines.evaluation.evaluate import evaluate as measure_runs
@@ -56,7 +71,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     return measure_runs(pipeline_settings(config))
 
 
-def compare(config: EvaluateConfig) -> ComparisonReport:
+def compare(config: CompareConfig) -> ComparisonReport:
     """Compare two runs; raises errors of :mod:`qrcore.errors`."""
     from pipelines.evaluation.compare import compare as compare_runs
 

@@ -78,11 +78,16 @@ def show_detected(console: Console, detected: Detected) -> None:
 
 
 def _show_proof(console: Console, proof: dict[str, Any]) -> None:
-    if not proof["queries"]:
+    if proof["queries"]:
+        _show_rivals(console, proof)
+    elif not proof["causal"]:
         show_line(
             console, ("warning", "yellow"), "  no other query with a relevant candidate: nothing proves the choice"
         )
-        return
+    _show_causal(console, proof["causal"])
+
+
+def _show_rivals(console: Console, proof: dict[str, Any]) -> None:
     seen = "the same queries, which prove little" if proof["seen_by_the_choice"] else "other queries"
     show_line(console, f"on {proof['queries']} {seen}, documents {proof['order'].replace('_', ' ')}")
     table = Table(box=box.SIMPLE, pad_edge=False, show_edge=False)
@@ -100,7 +105,6 @@ def _show_proof(console: Console, proof: dict[str, Any]) -> None:
             one["name"], f"{one['ndcg_10']['mean']:.3f}", "" if own else difference, "" if own else _verdict(minus)
         )
     console.print(table)
-    _show_causal(console, proof["causal"])
 
 
 def _show_causal(console: Console, causal: dict[str, Any] | None) -> None:

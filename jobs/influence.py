@@ -12,6 +12,7 @@ from pydantic import Field
 from jobs.config import (
     ActorsConfig,
     ClusterConfig,
+    CostConfig,
     LineageConfig,
     ModelConfig,
     OutputConfig,
@@ -24,7 +25,7 @@ from jobs.settings import Section, flatten, run_name, setting
 
 if TYPE_CHECKING:
     from pipelines.influence.run import InfluenceJobSettings
-    from pipelines.run import Observer, RunResult
+    from pipelines.job import Observer, RunResult
 
 
 class MaskConfig(Section):
@@ -34,7 +35,12 @@ class MaskConfig(Section):
         "uniform", "Masked heads attend alike to all tokens (the paper), or give nothing.", affects_output=True
     )
     controls: int = setting(
-        5, "Sets of other heads of the same layers that are masked, too.", affects_output=True, ge=0, flag="--controls"
+        5, "Sets of as many other heads that are masked, too.", affects_output=True, ge=0, flag="--controls"
+    )
+    control_layers: Literal["same", "same_or_later"] = setting(
+        "same",
+        "Where they are drawn: as many from each layer as the set has there, or any layer from its first on.",
+        affects_output=True,
     )
     seed: int = setting(0, "Seed of the control sets.", affects_output=True, ge=0)
     noise_floor: bool = setting(True, "Repeat the pass without masks and tell the difference.", affects_output=True)
@@ -77,6 +83,7 @@ class InfluenceConfig(Section):
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    cost: CostConfig = Field(default_factory=CostConfig)
     lineage: LineageConfig = Field(default_factory=LineageConfig)
 
 

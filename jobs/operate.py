@@ -17,11 +17,11 @@ _JOB = f"Job: {', '.join(JOB_CONFIGS)}."
 JobName = Annotated[str, typer.Argument(help=_JOB)]
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Put the commands of this file into ``app``."""
-    app.add_typer(_config_app(), name="config")
-    _add_doctor(app)
-    _add_submit(app)
+def add_commands(app: typer.Typer, panel: str) -> None:
+    """Put the commands of this file into ``app``, and into this panel of its help."""
+    _add_submit(app, panel)
+    app.add_typer(_config_app(), name="config", rich_help_panel=panel)
+    _add_doctor(app, panel)
 
 
 def _config_app() -> typer.Typer:
@@ -87,8 +87,8 @@ def _schema(job: str) -> int:
     return 0
 
 
-def _add_doctor(app: typer.Typer) -> None:
-    @app.command()
+def _add_doctor(app: typer.Typer, panel: str) -> None:
+    @app.command(rich_help_panel=panel)
     def doctor(
         job: Annotated[str, typer.Option(help=_JOB)] = "rerank",
         config: Config = None,
@@ -111,8 +111,8 @@ def _doctor(job: str, config_file: str | None, assignments: list[str]) -> int:
     return 2 if any(check.state == "failed" for check in checks) else 0
 
 
-def _add_submit(app: typer.Typer) -> None:
-    @app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})
+def _add_submit(app: typer.Typer, panel: str) -> None:
+    @app.command(rich_help_panel=panel, context_settings={"allow_extra_args": True, "allow_interspersed_args": False})
     def submit(
         context: typer.Context,
         job: JobName,

@@ -14,8 +14,8 @@ from jobs.rerank import absolute_model, with_endpoint
 from jobs.settings import Section, flatten, run_name, setting
 
 if TYPE_CHECKING:
-    from pipelines.prepare.run import PrepareSettings
-    from pipelines.run import Observer, RunResult
+    from pipelines.job import Observer, RunResult
+    from pipelines.prepare.settings import PrepareSettings
 
 
 class PrepareInputConfig(Section):
@@ -108,7 +108,7 @@ def pipeline_settings(config: PrepareConfig, environment: Mapping[str, str] = Ma
     """The pipeline's settings for this configuration in this environment."""
     from pipelines.cluster import ClusterSettings
     from pipelines.lineage import LineageSettings
-    from pipelines.prepare.run import PrepareSettings
+    from pipelines.prepare.settings import PrepareSettings
     from pipelines.prepare.splitters import SplitSettings
     from pipelines.storage import StorageOptions
 

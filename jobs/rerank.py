@@ -15,12 +15,14 @@ from qrcore.errors import ConfigError
 from qrcore.shipped import EMBEDDED_MODELS
 
 if TYPE_CHECKING:
-    from jobs.answer import AnswerConfig
+    from jobs.answer_config import AnswerConfig
+    from jobs.contrast import ContrastConfig
     from jobs.detect_config import DetectConfig
+    from jobs.flips import FlipsConfig
     from jobs.influence import InfluenceConfig
     from jobs.select import SelectConfig
+    from pipelines.job import Observer, RunResult, RunSettings
     from pipelines.rerank import RerankSettings
-    from pipelines.run import Observer, RunResult, RunSettings
     from pipelines.scorers import ScorerSettings
     from qrcore.windows import ContextSettings
 
@@ -120,13 +122,13 @@ def _encoders(actors: ActorsConfig) -> int:
 
 
 def run_settings(
-    config: RerankConfig | DetectConfig | SelectConfig | AnswerConfig | InfluenceConfig,
+    config: RerankConfig | DetectConfig | SelectConfig | AnswerConfig | InfluenceConfig | ContrastConfig | FlipsConfig,
     affecting_output: dict[str, Any],
 ) -> RunSettings:
     """What every run is told, from sections that all jobs have; what select and answer read is found as they run."""
     from pipelines.cluster import ClusterSettings
+    from pipelines.job import RunSettings
     from pipelines.lineage import LineageSettings
-    from pipelines.run import RunSettings
     from pipelines.storage import StorageOptions
     from pipelines.work import PoolSettings
 

@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 
 from jobs.config import RerankConfig, StorageConfig
-from jobs.console import show_line
+from jobs.console import show_line, size_text
 from jobs.settings import validate
 from jobs.shell import Assignments, Config, Debug, Heads, Inputs, Model, Output, gather, guarded
-from qrcore.errors import RunError
+from qrcore.errors import InputError
 
 if TYPE_CHECKING:
     from pipelines.clean import Cleaning
@@ -23,22 +23,20 @@ if TYPE_CHECKING:
 
 _FINE: Final = 0
 _WRONG: Final = 1
-_MIB: Final = 2**20
-_GIB: Final = 2**30
 _MOST_SHOWN: Final = 200
 
 RunUri = Annotated[str, typer.Argument(help="A run: OUTPUT/<run_id>, local or s3://.")]
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Put the commands of this file into ``app``."""
+def add_commands(app: typer.Typer, panel: str) -> None:
+    """Put the commands of this file into ``app``, and into this panel of its help."""
 
-    @app.command()
+    @app.command(rich_help_panel=panel)
     def status(uri: RunUri, config: Config = None, assignments: Assignments = None, debug: Debug = False) -> None:
         """Where a run stands: units, rows, errors, throughput, time to go, and who works on it or committed it."""
         raise typer.Exit(guarded(lambda: _status(uri, _storage(config, assignments)), debug))
 
-    @app.command()
+    @app.command(rich_help_panel=panel)
     def verify(
         uri: RunUri,
         no_input: Annotated[bool, typer.Option("--no-input", help="Do not compare with the input.")] = False,
@@ -49,7 +47,7 @@ def add_commands(app: typer.Typer) -> None:
         """Read a committed run again, every row, and name everything that is wrong (exit code 1)."""
         raise typer.Exit(guarded(lambda: _verify(uri, _storage(config, assignments), with_input=not no_input), debug))
 
-    @app.command()
+    @app.command(rich_help_panel=panel)
     def clean(
         uri: RunUri,
         code: Annotated[str | None, typer.Argument(help="With --units-with-errors: only this error code.")] = None,
@@ -65,11 +63,14 @@ def add_commands(app: typer.Typer) -> None:
         errors_of = (code or "") if units_with_errors else None
         raise typer.Exit(guarded(lambda: _clean(uri, _storage(config, assignments), errors_of, yes=yes), debug))
 
-    @app.command()
+    @app.command(rich_help_panel=panel)
     def rollback(
         output: Annotated[str, typer.Argument(help="Folder of runs.")],
         name: Annotated[str, typer.Argument(help="Name of the runs.")],
-        run_id: Annotated[str, typer.Argument(help="The committed run that NAME.latest.json shall point at.")],
+        run_id: Annotated[
+            str | None,
+            typer.Argument(help="The committed run that NAME.latest.json shall point at; else the one before."),
+        ] = None,
         config: Config = None,
         assignments: Assignments = None,
         debug: Debug = False,
@@ -77,7 +78,7 @@ def add_commands(app: typer.Typer) -> None:
         """Point NAME.latest.json at an earlier committed run, until a later one commits."""
         raise typer.Exit(guarded(lambda: _rollback(output, name, run_id, _storage(config, assignments)), debug))
 
-    @app.command()
+    @app.command(rich_help_panel=panel)
     def plan(
         inputs: Inputs = None,
         output: Output = None,
@@ -187,15 +188,20 @@ def show_cleaning(console: Console, cleaning: Cleaning) -> None:
     show_line(console, f"{len(cleaning.removals)} to remove in {cleaning.uri}")
 
 
-def _rollback(output: str, name: str, run_id: str, storage: Callable[[], StorageOptions]) -> int:
-    from pipelines.commit import load_manifest, roll_back
+def _rollback(output: str, name: str, run_id: str | None, storage: Callable[[], StorageOptions]) -> int:
+    from pipelines.commit import latest, load_manifest, roll_back
     from pipelines.storage import Storage, absolute, join
 
     folder, options = absolute(output), storage()
     store = Storage(folder, options)
+    run_id = run_id or (latest(store, folder, name) or {}).get("previous")
+    if run_id is None:
+        raise InputError(
+            f"{join(folder, name)}.latest.json: expected it to name the run before, it does not. Give the run's id."
+        )
     manifest = load_manifest(store, join(folder, run_id))
     if manifest is None or (manifest.name, manifest.run_id) != (name, run_id):
-        raise RunError(
+        raise InputError(
             f"{join(folder, run_id)}: expected a committed run named {name!r}, found "
             f"{'none' if manifest is None else f'one named {manifest.name!r}'}. Correct the name or the run's id."
         )
@@ -212,8 +218,9 @@ def _plan(config: str | None, flags: dict[str, Any], assignments: list[str], tok
 
     settings = pipeline_settings(validate(RerankConfig, gather(config, flags, assignments)), os.environ)
     scorer = on_requested_device(settings.scorer, settings.run.pool)
+    in_windows = not settings.contexts.plain
     with native_stderr_held():
-        found = estimate(settings.run, scorer, tokens_per_s, settings.contexts.window_tokens)
+        found = estimate(settings.run, scorer, tokens_per_s, settings.contexts.window_tokens, in_windows=in_windows)
     show_estimate(Console(), found, settings.run.pool.actors)
     return _FINE
 
@@ -228,6 +235,13 @@ def show_estimate(console: Console, found: Estimate, actors: int) -> None:
         f"  about {found.tokens:,} tokens, longest row {found.largest_row_tokens:,}, model cut to {found.depth} of "
         f"{found.layers} layers",
     )
+    if found.too_long_rows:
+        show_line(
+            console,
+            ("too long", "yellow"),
+            f"  about {found.too_long_rows:,} rows, over the {found.prompt_tokens:,} tokens that model and "
+            "engine.memory_bytes allow a prompt: error rows, unless --contexts tournament cuts them into windows",
+        )
     if found.hours is None:
         show_line(console, "  hours unknown: no committed run of this name tells how fast it is; give --tokens-per-s")
     else:
@@ -239,10 +253,8 @@ def show_estimate(console: Console, found: Estimate, actors: int) -> None:
         "attention of the heads": memory.readings,
         "texts of a unit": found.text_bytes,
     }
-    show_line(console, f"  about {_size(found.actor_bytes)} for each of {actors} actors, Python and torch beside it:")
+    show_line(
+        console, f"  about {size_text(found.actor_bytes)} for each of {actors} actors, Python and torch beside it:"
+    )
     for name, size in parts.items():
-        show_line(console, f"    {_size(size):>9}  {name}")
-
-
-def _size(size: int) -> str:
-    return f"{size / _GIB:.2f} GiB" if size >= _GIB else f"{size / _MIB:.1f} MiB"
+        show_line(console, f"    {size_text(size):>9}  {name}")

@@ -14,6 +14,7 @@ from jobs.config import (
     ActorsConfig,
     ClusterConfig,
     ContextsConfig,
+    CostConfig,
     EngineConfig,
     LineageConfig,
     ModelConfig,
@@ -27,7 +28,7 @@ from jobs.settings import Section, flatten, run_name, setting
 from qrcore.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipelines.run import Observer, RunResult
+    from pipelines.job import Observer, RunResult
     from pipelines.select import SelectSettings
 
 
@@ -149,6 +150,7 @@ class SelectConfig(Section):
     actors: ActorsConfig = Field(default_factory=ActorsConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    cost: CostConfig = Field(default_factory=CostConfig)
     lineage: LineageConfig = Field(default_factory=LineageConfig)
 
 

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from jobs.logs import JsonLines
 from jobs.settings import Values, merge, nest, parse_assignments, read_config_file
 from qrcore.errors import (
     ConfigError,
@@ -67,23 +68,28 @@ def guarded(command: Callable[[], int], debug: bool) -> int:
     try:
         return int(command())
     except KeyboardInterrupt:
-        errors.print("[bold yellow]interrupted[/bold yellow]  ", end="", highlight=False)
-        _show_resume(errors)
+        _show_end(errors, ("interrupted", "bold yellow"), _how_to_resume(), RESUMABLE)
         return RESUMABLE
     except QRBatchError as error:
         if debug:
             traceback.print_exc()
-        errors.print("[bold red]error[/bold red]  ", end="", highlight=False)
-        errors.print(Text(str(error)), soft_wrap=True)
         code = _code_of(error)
-        if code == RESUMABLE:
-            _show_resume(errors)
+        text = f"{error}\n{_how_to_resume()}" if code == RESUMABLE else str(error)
+        _show_end(errors, ("error", "bold red"), text, code)
         return code
 
 
-def _show_resume(errors: Console) -> None:
+def _show_end(errors: Console, word: tuple[str, str], text: str, code: int) -> None:
+    """Why a command ended; one line in a log for programs, however many it takes for people."""
+    if isinstance(errors.file, JsonLines):
+        errors.file.event(text, exit_code=code)
+    else:
+        errors.print(Text.assemble(word, "  ", text), soft_wrap=True)
+
+
+def _how_to_resume() -> str:
     command = shlex.join(["qrbatch", *sys.argv[1:]])
-    errors.print(Text(f"Run the same command again to go on:\n  {command}"), soft_wrap=True)
+    return f"Run the same command again to go on:\n  {command}"
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -14,7 +14,8 @@ from rich.console import Console
 from jobs.console import show_line
 from jobs.job_configs import config_of
 from jobs.logs import JsonLines
-from jobs.settings import leaves, lookup, merge, parse_assignments, read_config_file, validate
+from jobs.settings import Section, Values, fact, leaves, lookup, merge, parse_assignments, read_config_file, validate
+from qrcore.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipelines.submission import Submission
@@ -26,8 +27,8 @@ _COMMITTED_WITH_FAILURES: Final = 3
 def submission_of(job: str, arguments: Sequence[str], log_format: str) -> Submission:
     """What travels to the cluster: the command, and the configuration file that it names.
 
-    Mistakes in file and ``--set`` are found here, before anything is sent; variables of the environment are those of
-    the cluster. Raises :class:`ConfigError`.
+    Mistakes in file and ``--set`` are found here, before anything is sent, and relative paths are refused; variables of
+    the environment are those of the cluster. Raises :class:`ConfigError`.
     """
     from pipelines.submission import Submission
 
@@ -41,11 +42,26 @@ def submission_of(job: str, arguments: Sequence[str], log_format: str) -> Submis
     if path is not None and not _flags(rest) - {"--set", "--debug"}:
         named = {name: f"${{{name}}}" for name in re.findall(r"\$\{(\w+)\}", text + " ".join(rest))}
         validate(kind, values, named)
+    _refuse_places_of_this_machine(kind, values, rest)
     name = _option_values(rest, "--name") or [str(lookup(values, "name") or job)]
     joined = ["--set", "cluster.address=auto"] if "cluster.address" in leaves(kind) else []
     command = ["qrbatch", "--log-format", log_format, job, *(["--config", _CONFIG_FILE] if path else [])]
     files = {_CONFIG_FILE: text} if path is not None else {}
     return Submission(job, name[-1], (*command, *joined, *rest), files)
+
+
+def _refuse_places_of_this_machine(kind: type[Section], values: Values, arguments: Sequence[str]) -> None:
+    """A path from the working directory on leads elsewhere on the cluster, where results would be lost with the job."""
+    for name, field in leaves(kind).items():
+        if not fact(field, "uri"):
+            continue
+        given = _option_values(arguments, fact(field, "flag")) or lookup(values, name) or ()
+        for uri in [given] if isinstance(given, str) else given:
+            if isinstance(uri, str) and not uri.startswith(("/", "${")) and "://" not in uri:
+                raise ConfigError(
+                    f"{name}: expected an address that the cluster's nodes know, got the relative path {uri!r}. Give "
+                    f"an s3:// URI, or {str(Path(uri).absolute())!r} if they share this file system."
+                )
 
 
 def _without_option(arguments: Sequence[str], option: str) -> tuple[str | None, list[str]]:

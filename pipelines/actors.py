@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.metrics import unit_metrics as unit_metrics
+from pipelines.process_memory import model_begins
 from pipelines.rows import (
     Row,
     Source,
@@ -42,6 +43,7 @@ def open_scorer(settings: ScorerSettings) -> Scorer:
     use_threads(settings.threads)
     arguments: dict[str, Any] = asdict(settings)
     del arguments["threads"]
+    model_begins()
     return load_scorer(**{**arguments, "engine": EngineSettings(**arguments["engine"])})
 
 

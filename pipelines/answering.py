@@ -20,6 +20,7 @@ from pipelines.starts import begin_start, started
 from pipelines.storage import Storage, StorageOptions
 from pipelines.units import UnitRows, to_ipc, unit_rows, unit_uri
 from qrcore.errors import ScoreError
+from qrcore.passes import largest_pass
 from qrcore.timing import TOKENISE, seconds_by_part
 
 LOGGER: Final = logging.getLogger(__name__)
@@ -131,9 +132,10 @@ class AnswerUnit:
 
     def _ask(self, rows: UnitRows) -> tuple[pa.Table, UnitMetrics]:
         try:
-            with seconds_by_part() as spent:
+            with seconds_by_part() as spent, largest_pass() as largest:
                 table, metrics = self._worker.answer(rows)
-            return table, replace(metrics, tokenise_in_score_s=spent.get(TOKENISE, 0.0))
+            seconds, predicted = spent.get(TOKENISE, 0.0), largest.predicted_bytes
+            return table, replace(metrics, tokenise_in_score_s=seconds, predicted_bytes=predicted)
         except RuntimeError as error:
             if _DEVICE_FAILURE not in str(error):
                 raise

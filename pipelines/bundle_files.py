@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from pipelines.commit import StoredUnit
 from pipelines.gold import missing_gold
@@ -14,7 +15,7 @@ from pipelines.labels import Qrels
 from pipelines.plan import Plan
 from pipelines.report.bundle_page import render_bundles
 from pipelines.report.bundles import BundleCounts
-from pipelines.report.parts import committed_run
+from pipelines.report.parts import committed_run, pace_of
 from pipelines.rows import Row
 from pipelines.side_files import ErrorLines
 from pipelines.storage import Storage, StorageOptions, join
@@ -31,12 +32,13 @@ class BundleFileSettings:
 
 
 class BundleFiles:
-    """Chat lines, errors and counts, collected while units stream by; see :class:`pipelines.run.SideFileWriter`."""
+    """Chat lines, errors and counts, collected while units stream by; see :class:`pipelines.job.SideFileWriter`."""
 
     def __init__(self, plan: Plan, settings: BundleFileSettings) -> None:
         self._plan, self._settings = plan, settings
         self._errors = ErrorLines()
         self._chat = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as this object
+        self._footers: list[Mapping[str, Any]] = []
         self._counts = BundleCounts(plan, settings.qrels_uri, settings.qrels)
 
     @property
@@ -49,6 +51,7 @@ class BundleFiles:
         for stored in units:
             self._errors.add(stored)
             self._counts.add(stored)
+            self._footers.append(stored.footer)
             for row in stored.answers.to_pylist():
                 if row["error"] is None:
                     self._add_chat(row)
@@ -82,7 +85,8 @@ class BundleFiles:
         self._chat.close()
         errors = self._errors.write(storage, run_uri, folder)
         run = committed_run(self._plan, run_uri, driver, self._settings.started_at, datetime.now(UTC), resumed=resumed)
-        report = self._counts.finish(run, self._missing_gold())
+        pace = pace_of(self._plan.config, self._footers, write_s, run)
+        report = self._counts.finish(run, self._missing_gold(), pace)
         contents = {"report.json": report.model_dump_json(indent=1), "report.html": render_bundles(report)}
         for name, text in contents.items():
             storage.create(join(run_uri, folder, name), text.encode())

@@ -13,7 +13,7 @@ from pipelines.plan import PLAN_FILE, Plan, load_plan
 from pipelines.status import unit_footers
 from pipelines.storage import Storage, StorageOptions, absolute, join
 from pipelines.units import unit_uri
-from qrcore.errors import ConfigError, RunError, RunHeldError
+from qrcore.errors import ConfigError, InputError, RunHeldError
 
 _KEPT: Final = (PLAN_FILE, MANIFEST_FILE)
 
@@ -38,14 +38,14 @@ class Cleaning:
 def what_to_clean(uri: str, options: StorageOptions, errors_of: str | None = None) -> Cleaning:
     """Leftovers of a run; with ``errors_of``, also units with failed rows of this code (empty: of any).
 
-    Raises :class:`RunHeldError` while a driver works on it, :class:`RunError` if none is there, and
+    Raises :class:`RunHeldError` while a driver works on it, :class:`InputError` if none is there, and
     :class:`ConfigError` for units of a committed run.
     """
     run_uri = absolute(uri)
     storage = Storage(run_uri, options)
     plan, manifest = load_plan(storage, run_uri), load_manifest(storage, run_uri)
     if plan is None:
-        raise RunError(f"{run_uri}: expected a run, found no {PLAN_FILE}. Give the folder OUTPUT/<run_id>.")
+        raise InputError(f"{run_uri}: expected a run, found no {PLAN_FILE}. Give the folder OUTPUT/<run_id>.")
     if at_work := [lease for lease in leases(storage, run_uri) if lease.fresh]:
         raise RunHeldError(f"{run_uri}: expected no driver at work, found {at_work[0]}. Stop it first.")
     if errors_of is not None and manifest is not None:

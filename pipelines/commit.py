@@ -221,11 +221,12 @@ def point_latest(storage: Storage, output: str, manifest: Manifest) -> None:
     """Point ``<name>.latest.json`` at a committed run, unless it points at one that was committed later.
 
     A driver that died between its commit and this step leaves the pointer missing or old; every later command that
-    finds the run committed puts it right. Runs that were rolled back stay so.
+    finds the run committed puts it right. Runs that were rolled back stay so. ``previous`` is the run that it pointed
+    at before.
     """
     stored = latest(storage, output, manifest.name)
     if stored is None or _time(stored.get("passed_over") or stored["committed_at"]) < _time(manifest.committed_at):
-        _set_latest(storage, output, manifest, None)
+        _set_latest(storage, output, manifest, previous=stored["run_id"] if stored else None)
 
 
 def roll_back(storage: Storage, output: str, manifest: Manifest) -> str | None:
@@ -236,7 +237,7 @@ def roll_back(storage: Storage, output: str, manifest: Manifest) -> str | None:
     stored = latest(storage, output, manifest.name)
     stamps = [stored.get("passed_over"), stored["committed_at"]] if stored else []
     newest = max((stamp for stamp in stamps if stamp), key=_time, default=manifest.committed_at)
-    _set_latest(storage, output, manifest, max(newest, manifest.committed_at, key=_time))
+    _set_latest(storage, output, manifest, passed_over=max(newest, manifest.committed_at, key=_time))
     return stored["run_id"] if stored else None
 
 
@@ -247,13 +248,13 @@ def latest(storage: Storage, output: str, name: str) -> dict[str, Any] | None:
     return found
 
 
-def _set_latest(storage: Storage, output: str, manifest: Manifest, passed_over: str | None) -> None:
+def _set_latest(storage: Storage, output: str, manifest: Manifest, **more: str | None) -> None:
     pointer = {
         "run_id": manifest.run_id,
         "manifest": f"{manifest.run_id}/{MANIFEST_FILE}",
         "committed_at": manifest.committed_at,
     }
-    pointer |= {"passed_over": passed_over} if passed_over else {}
+    pointer |= {name: value for name, value in more.items() if value}
     storage.replace(join(output, f"{manifest.name}.latest.json"), json.dumps(pointer, indent=1).encode())
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -18,7 +19,7 @@ import pyarrow as pa
 from pipelines.commit import StoredUnit
 from pipelines.detection.causal import Masks, mask_sets
 from pipelines.detection.choice import Choice
-from pipelines.detection.copying import COPY, COPY_CONDITIONAL, CopySettings
+from pipelines.detection.copying import Copying, CopySettings, KeyValueTask
 from pipelines.detection.found import Examples, Found, Origin, find, head_score_table, head_set
 from pipelines.detection.page import RunLine, detection_page
 from pipelines.detection.report import detection_report
@@ -26,11 +27,13 @@ from pipelines.detection.rivals import rivals
 from pipelines.detection.rows import HEAD_VALUES_SCHEMA
 from pipelines.identity import code_version, content_hash
 from pipelines.inputs import FileSurvey
+from pipelines.job import Observer, RunResult, RunSettings
 from pipelines.labels import Qrels, load_qrels
 from pipelines.needle_columns import needle_fields
 from pipelines.plan import Plan
 from pipelines.prove import ProveSettings
-from pipelines.run import Observer, RunResult, RunSettings, run_job
+from pipelines.report.parts import CommonParts
+from pipelines.run import run_job
 from pipelines.scorers import ScorerSettings, on_requested_device, scorer_identity, scorer_record
 from pipelines.side_files import ErrorLines, read_side_file
 from pipelines.splits import Part
@@ -40,7 +43,6 @@ from qrcore.heads import HeadSet, ModelShape
 from qrcore.records import Order, ScorerIdentity
 
 JOB: Final = "detect"
-_COPYING: Final = (COPY, COPY_CONDITIONAL)
 HEAD_SET_FILE: Final = "headset.json"
 HEAD_SCORES_FILE: Final = "head_scores.parquet"
 REPORT_FILE: Final = "report.json"
@@ -68,7 +70,7 @@ class DetectSettings:
     qrels: str
     dataset_id: str
     contamination: str | None
-    copying: CopySettings | None = None
+    copying: Copying | None = None
     controls: int = 20
     compare: tuple[HeadSet, ...] = ()
 
@@ -119,7 +121,8 @@ def proof_settings(settings: DetectSettings, result: RunResult) -> ProveSettings
         qrels=load_qrels(settings.qrels, settings.run.storage),
         found=found,
         masks=_masks(settings, found),
-        answer_prefix=settings.copying.answer_prefix if settings.copying else "auto",
+        answer_prefix=settings.copying.answer_prefix if isinstance(settings.copying, CopySettings) else "auto",
+        pairs=settings.copying.building if isinstance(settings.copying, KeyValueTask) else None,
     )
 
 
@@ -131,14 +134,15 @@ def _masks(settings: DetectSettings, found: HeadSet) -> Masks:
 
 @dataclass(frozen=True, slots=True)
 class DetectJob:
-    """See :class:`pipelines.run.Job`."""
+    """See :class:`pipelines.job.Job`."""
 
     settings: DetectSettings
     qrels: Qrels
     name: str = JOB
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def probe(self) -> Callable[[], DetectFacts]:
-        method = COPY if self.settings.copying else self.settings.method
+        method = self.settings.copying.loaded if self.settings.copying else self.settings.method
         return partial(_probe, self.settings.scorer, method, self.settings.order, self.settings.compare)
 
     def identity(self, facts: DetectFacts) -> dict[str, Any]:
@@ -164,11 +168,12 @@ class DetectJob:
         scorer = replace(
             self.settings.scorer, order=facts.order, revision=facts.scorer.revision, dtype=facts.scorer.dtype
         )
-        methods = {name: chosen for name, chosen in self.settings.methods.items() if name not in _COPYING}
-        return partial(_worker, scorer, methods, self.settings.part, self.settings.copying, self.qrels)
+        copying = self.settings.copying
+        read = {name: one for name, one in self.settings.methods.items() if not copying or name not in copying.methods}
+        return partial(_worker, scorer, read, self.settings.part, copying, self.qrels)
 
     def side_files(self, plan: Plan, facts: DetectFacts) -> DetectionSideFiles:
-        return DetectionSideFiles(plan, self.settings, facts, self.qrels)
+        return DetectionSideFiles(CommonParts(plan, self.started_at), self.settings, facts, self.qrels)
 
 
 def _probe(settings: ScorerSettings, method: str, order: str, compare: Sequence[HeadSet]) -> DetectFacts:
@@ -189,21 +194,24 @@ def _worker(
     scorer: ScorerSettings,
     methods: Mapping[str, Mapping[str, Any]],
     part: Part | None,
-    copying: CopySettings | None,
+    copying: Copying | None,
     qrels: Qrels,
 ) -> UnitWorker:
     from pipelines.detection.copy_worker import CopyValueWorker  # torch
+    from pipelines.detection.key_value_worker import KeyValueWorker
     from pipelines.detection.worker import DetectorSettings, HeadValueWorker
 
+    if isinstance(copying, KeyValueTask):
+        return KeyValueWorker(scorer, part, copying)
     settings = DetectorSettings(scorer, methods, part)
     return CopyValueWorker(settings, copying, qrels) if copying else HeadValueWorker(settings, qrels)
 
 
 class DetectionSideFiles:
-    """See :class:`pipelines.run.SideFileWriter`."""
+    """See :class:`pipelines.job.SideFileWriter`."""
 
-    def __init__(self, plan: Plan, settings: DetectSettings, facts: DetectFacts, qrels: Qrels) -> None:
-        self._plan = plan
+    def __init__(self, common: CommonParts, settings: DetectSettings, facts: DetectFacts, qrels: Qrels) -> None:
+        self._common = common
         self._settings = settings
         self._facts = facts
         self._examples = Examples(facts.shape, unmet=set(qrels))
@@ -212,6 +220,7 @@ class DetectionSideFiles:
     def watch(self, units: Iterable[StoredUnit]) -> Iterator[StoredUnit]:
         """The same units, taken note of."""
         for stored in units:
+            self._common.add(stored)
             self._examples.add(stored.answers)
             self._errors.add(stored)
             yield stored
@@ -222,17 +231,18 @@ class DetectionSideFiles:
         """Put errors.jsonl, the head set, scores of all heads and the report; their paths within the run."""
         chosen, *others = self._found()
         origin = self._origin()
-        artifact = head_set(chosen, self._examples, origin)
-        report = detection_report(artifact, chosen, others, self._examples)
+        artifact = head_set(chosen, self._examples, origin, self._said())
+        common = self._common.finish(run_uri, driver, write_s, resumed=resumed)
+        report = common.model_dump(mode="json") | detection_report(artifact, chosen, others, self._examples)
         report["order"] = self._facts.order
         report["copying"] = self._copying()
         report["rivals"] = rivals(chosen, others, self._facts.shape, self._settings.choice, self._settings.compare)
-        report["warnings"] += self._facts.warnings
+        report["warnings"] += [*filter(None, [self._said()]), *self._facts.warnings]
         contents = {
             HEAD_SET_FILE: artifact.model_dump_json(indent=1, exclude_none=True).encode(),
             HEAD_SCORES_FILE: head_score_table([chosen, *others], origin),
             REPORT_FILE: json.dumps(report, indent=1).encode(),
-            PAGE_FILE: detection_page(report, artifact, self._line(run_uri)).encode(),
+            PAGE_FILE: detection_page(report, artifact, self._line(run_uri), common).encode(),
         }
         folder = f"commit/{driver}"
         for name, data in contents.items():
@@ -241,24 +251,41 @@ class DetectionSideFiles:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """See :class:`pipelines.run.SideFileWriter`; those of the choice stand in the report."""
+        """See :class:`pipelines.job.SideFileWriter`; those of the choice stand in the report."""
         return ()
 
     def _line(self, run_uri: str) -> RunLine:
-        return RunLine(self._plan.run_id, JOB, self._plan.name, run_uri, sum(self._examples.prompt_tokens))
+        plan = self._common.plan
+        return RunLine(plan.run_id, JOB, plan.name, run_uri, sum(self._examples.prompt_tokens))
 
     def _found(self) -> list[Found]:
         settings = self._settings
-        others = [name for name in settings.methods if name != settings.method and self._examples.says_something(name)]
-        names = [settings.method, *others]
-        return [find(self._examples, name, settings.methods[name], settings.choice) for name in names]
+        chosen = settings.copying.method(self._succeeded) if settings.copying else settings.method
+        others = [name for name in settings.methods if name != chosen and self._examples.says_something(name)]
+        return [find(self._examples, name, settings.methods[name], settings.choice) for name in (chosen, *others)]
+
+    @property
+    def _succeeded(self) -> int:
+        """Trials in which the model gave the answer, where there are any."""
+        copying = self._settings.copying
+        values = self._examples.values.get(copying.conditional, ()) if copying else ()
+        return sum(not np.isnan(one).all() for one in values)
+
+    @property
+    def _trials(self) -> int:
+        return len(self._examples.prompt_tokens)
+
+    def _said(self) -> str | None:
+        copying = self._settings.copying
+        return copying.said(self._succeeded, self._trials) if copying else None
 
     def _copying(self) -> dict[str, Any] | None:
         """How the trials went, where there are any."""
-        if not self._settings.copying:
+        copying = self._settings.copying
+        if not copying:
             return None
-        succeeded = sum(not np.isnan(one).all() for one in self._examples.values.get(COPY_CONDITIONAL, ()))
-        return {**asdict(self._settings.copying), "trials": len(self._examples.prompt_tokens), "succeeded": succeeded}
+        counted = {"trials": self._trials, "succeeded": self._succeeded}
+        return {**copying.record, **counted, "chosen_by": copying.method(self._succeeded)}
 
     def _origin(self) -> Origin:
         settings = self._settings

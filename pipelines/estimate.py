@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 from pipelines.cluster import ray_session
 from pipelines.commit import latest, load_manifest
 from pipelines.inputs import list_inputs
+from pipelines.job import RunSettings
 from pipelines.plan import SkippedFile, Unit, cut_units, usable_surveys
-from pipelines.run import RunSettings
 from pipelines.scorers import ScorerSettings
 from pipelines.side_files import read_side_file
 from pipelines.storage import Storage, absolute, join
@@ -27,7 +27,9 @@ WORKER_BYTES_PER_UNIT_BYTE: Final = 8.0
 class Estimate:
     """``tokens`` are estimated from bytes; ``tokens_per_s`` is what the last committed run of this name reached, or
     what was given; ``hours`` follows from it. ``pass_tokens``: of the largest forward pass, the longest row or the
-    short ones that share one; ``memory``: what the model predicts for it; ``text_bytes``: of the rows of a unit."""
+    short ones that share one; ``memory``: what the model predicts for it; ``text_bytes``: of the rows of a unit.
+    ``prompt_tokens``: of a prompt at most, as model, windows and memory allow; ``too_long_rows``: estimated to be
+    longer where they are not cut into windows."""
 
     files: int
     skipped_files: tuple[SkippedFile, ...]
@@ -42,6 +44,8 @@ class Estimate:
     pass_tokens: int
     memory: PassBytes
     text_bytes: int
+    prompt_tokens: int
+    too_long_rows: int
 
     @property
     def actor_bytes(self) -> int:
@@ -54,9 +58,12 @@ def estimate(
     scorer: ScorerSettings,
     tokens_per_s: float | None = None,
     window_tokens: int | None = None,
+    *,
+    in_windows: bool = False,
 ) -> Estimate:
     """What a re-ranking run would do and take; reads the input once. ``window_tokens``: of a prompt at most, None: what
-    the model is made for. Raises errors of :mod:`qrcore.errors`."""
+    the model is made for; ``in_windows``: whether longer lists are cut into some. Raises errors of
+    :mod:`qrcore.errors`."""
     files = list_inputs(settings.inputs, settings.storage)
     with ray_session(settings.cluster):
         surveys = survey_files(files, settings.storage)
@@ -66,8 +73,13 @@ def estimate(
     largest = max((int(survey.row_tokens.max(initial=0)) for survey in usable), default=0)
     rate = tokens_per_s or _last_rate(settings)
     depth, source, memory = _model(scorer)
-    longest = min(largest, source.max_tokens, window_tokens or source.max_tokens)
-    pass_tokens = max(longest, min(tokens, scorer.engine.pack_tokens))
+    prompt_tokens = min(source.max_tokens, window_tokens or source.max_tokens)
+    shared_tokens = min(tokens, scorer.engine.pack_tokens)
+    if scorer.engine.memory_bytes is not None:
+        fitting = memory.largest_pass(scorer.engine.memory_bytes)
+        prompt_tokens, shared_tokens = min(prompt_tokens, fitting), min(shared_tokens, fitting)
+    pass_tokens = max(min(largest, prompt_tokens), shared_tokens)
+    too_long = sum(int((survey.row_tokens > prompt_tokens).sum()) for survey in usable)
     largest_unit = max((unit.bytes for unit in units), default=0)
     return Estimate(
         files=len(files),
@@ -82,6 +94,8 @@ def estimate(
         layers=source.shape.layers,
         pass_tokens=pass_tokens,
         memory=memory.predict(pass_tokens),
+        prompt_tokens=prompt_tokens,
+        too_long_rows=0 if in_windows else too_long,
         text_bytes=int(WORKER_BYTES_PER_UNIT_BYTE * min(largest_unit, max(settings.unit_bytes, settings.row_bytes))),
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
 import time
 from collections import Counter
@@ -14,6 +13,7 @@ from typing import Any
 
 import ray
 
+from pipelines.process_memory import model_bytes, peak_bytes
 from qrcore.errors import ScoreError
 
 
@@ -23,7 +23,9 @@ class UnitMetrics:
 
     ``score_s``: seconds in the actor, of which ``tokenise_in_score_s`` turned text into tokens (0 where nobody measured
     it); ``memory_bytes``: the process's largest resident memory so far; ``gpu_memory_bytes``: the most that torch took
-    of its GPU; ``on_gpu``: whether torch uses one at all.
+    of its GPU; ``on_gpu``: whether torch uses one at all. ``predicted_bytes``: what weights and the unit's largest pass
+    were predicted to take; ``model_bytes``: what they took so far, on a GPU the most that torch allocated, else how
+    much the process has grown since it began to load its model.
     """
 
     rows: int
@@ -41,6 +43,8 @@ class UnitMetrics:
     gpu_memory_bytes: int = 0
     tokenise_in_score_s: float = 0.0
     on_gpu: bool = False
+    predicted_bytes: int = 0
+    model_bytes: int = 0
 
 
 def unit_metrics(
@@ -60,16 +64,11 @@ def unit_metrics(
         finished_at=_stamp(now),
         actor_pid=os.getpid(),
         node=ray.util.get_node_ip_address(),
-        memory_bytes=_memory_bytes(),
+        memory_bytes=peak_bytes(),
         gpu_memory_bytes=_gpu_memory_bytes(),
         on_gpu=_on_gpu(),
+        model_bytes=_gpu_memory_bytes() if _on_gpu() else model_bytes(),
     )
-
-
-def _memory_bytes() -> int:
-    """Largest resident memory of this process so far; Linux counts it in KiB, macOS in bytes."""
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return largest if sys.platform == "darwin" else largest * 1024
 
 
 def _gpu_memory_bytes() -> int:
@@ -106,6 +105,8 @@ def added(parts: Sequence[UnitMetrics]) -> UnitMetrics:
         gpu_memory_bytes=max(part.gpu_memory_bytes for part in parts),
         tokenise_in_score_s=sum(part.tokenise_in_score_s for part in parts),
         on_gpu=parts[-1].on_gpu,
+        predicted_bytes=max(part.predicted_bytes for part in parts),
+        model_bytes=max(part.model_bytes for part in parts),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
@@ -21,10 +22,12 @@ from pipelines.detection.rivals import CHOSEN
 from pipelines.detection.trials import TRIALS_SCHEMA
 from pipelines.identity import content_hash
 from pipelines.inputs import FileSurvey
+from pipelines.job import Observer, RunResult, RunSettings
 from pipelines.labels import Qrels
 from pipelines.needle_columns import PLACE_FIELDS, are_needle_trials
 from pipelines.plan import Plan
-from pipelines.run import Observer, RunResult, RunSettings, run_job
+from pipelines.report.parts import CommonParts
+from pipelines.run import run_job
 from pipelines.scorers import ScorerSettings, probe, scorer_identity, scorer_record
 from pipelines.side_files import ErrorLines
 from pipelines.splits import Part
@@ -48,7 +51,8 @@ class ProveSettings:
 
     ``masks``: heads to hold back, by name, where rows are needle trials, see
     :func:`~pipelines.detection.causal.mask_sets`; ``answer_prefix``: what is given of their answers; ``found``: the
-    head set that is proved; ``further_orders``: the chosen set is read in these, too.
+    head set that is proved; ``further_orders``: the chosen set is read in these, too; ``pairs``: rows are key-value
+    trials of the method that is built with this, which are answered and not ranked.
     """
 
     run: RunSettings
@@ -61,10 +65,13 @@ class ProveSettings:
     masks: Masks = field(default_factory=dict)
     answer_prefix: str = "auto"
     further_orders: tuple[Order, ...] = ORDERS
+    pairs: Mapping[str, Any] | None = None
 
     @property
     def orders(self) -> dict[Order, tuple[str, ...]]:
         """Which sets are read in which order of the documents."""
+        if self.pairs is not None:
+            return {}
         return {self.order: tuple(self.sets)} | {
             order: (CHOSEN,) for order in self.further_orders if order != self.order
         }
@@ -77,10 +84,11 @@ def run(settings: ProveSettings, observer: Observer) -> RunResult:
 
 @dataclass(frozen=True, slots=True)
 class ProveJob:
-    """See :class:`pipelines.run.Job`."""
+    """See :class:`pipelines.job.Job`."""
 
     settings: ProveSettings
     name: str = JOB
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def probe(self) -> Callable[[], ScorerIdentity]:
         return partial(probe, self.settings.scorer)
@@ -92,6 +100,7 @@ class ProveJob:
             kind: {name: list(heads) for name, heads in sets.items()} for kind, sets in named.items()
         }
         own |= {"order": settings.order, "orders": sorted(settings.orders), "answer_prefix": settings.answer_prefix}
+        own |= {"pairs": dict(settings.pairs)} if settings.pairs is not None else {}
         return scorer_identity(settings.run.affecting_output, facts) | own | {"qrels": content_hash(settings.qrels)}
 
     def order(self, surveys: Sequence[FileSurvey], facts: ScorerIdentity) -> str:
@@ -112,13 +121,13 @@ class ProveJob:
         scorer = replace(settings.scorer, revision=facts.revision, dtype=facts.dtype)
         # Rows that are no trials carry no needle columns; then nothing is masked.
         masks = settings.masks if plan.carried else {}
-        trials = partial(
-            _worker, scorer, dict(settings.sets), settings.orders, settings.part, masks, settings.answer_prefix
+        answering = (settings.answer_prefix, settings.pairs)
+        return partial(
+            _worker, scorer, dict(settings.sets), settings.orders, settings.part, masks, answering, settings.qrels
         )
-        return partial(trials, settings.qrels)
 
     def side_files(self, plan: Plan, facts: ScorerIdentity) -> ProofSideFiles:
-        return ProofSideFiles(plan, self.settings)
+        return ProofSideFiles(CommonParts(plan, self.started_at), self.settings)
 
 
 def _worker(
@@ -127,19 +136,19 @@ def _worker(
     orders: Mapping[Order, tuple[str, ...]],
     part: Part | None,
     masks: Masks,
-    answer_prefix: str,
+    answering: tuple[str, Mapping[str, Any] | None],
     qrels: Qrels,
 ) -> UnitWorker:
     from pipelines.detection.trials import TrialSettings, TrialWorker  # torch
 
-    return TrialWorker(TrialSettings(scorer, sets, orders, part, masks, answer_prefix), qrels)
+    return TrialWorker(TrialSettings(scorer, sets, orders, part, masks, *answering), qrels)
 
 
 class ProofSideFiles:
-    """See :class:`pipelines.run.SideFileWriter`."""
+    """See :class:`pipelines.job.SideFileWriter`."""
 
-    def __init__(self, plan: Plan, settings: ProveSettings) -> None:
-        self._plan = plan
+    def __init__(self, common: CommonParts, settings: ProveSettings) -> None:
+        self._common = common
         self._settings = settings
         self._tokens = 0
         self._trials = Trials()
@@ -149,6 +158,7 @@ class ProofSideFiles:
     def watch(self, units: Iterable[StoredUnit]) -> Iterator[StoredUnit]:
         """The same units, taken note of."""
         for stored in units:
+            self._common.add(stored)
             self._trials.add(stored.answers)
             self._masked.add(stored.answers)
             self._tokens += stored.footer["prompt_tokens"]
@@ -160,12 +170,13 @@ class ProofSideFiles:
     ) -> list[str]:
         """Put errors.jsonl and the report; their paths within the run."""
         folder = f"commit/{driver}"
-        report = proof_report(self._settings, self._trials, self._masked)
-        line = RunLine(self._plan.run_id, JOB, self._plan.name, run_uri, self._tokens)
+        common = self._common.finish(run_uri, driver, write_s, resumed=resumed)
+        report = common.model_dump(mode="json") | proof_report(self._settings, self._trials, self._masked)
+        line = RunLine(self._common.plan.run_id, JOB, self._common.plan.name, run_uri, self._tokens)
         report["warnings"] = list(self.warnings)
         contents = {
             REPORT_FILE: json.dumps(report, indent=1).encode(),
-            PAGE_FILE: proof_page(report, line).encode(),
+            PAGE_FILE: proof_page(report, line, common).encode(),
         }
         for name, data in contents.items():
             storage.create(join(run_uri, folder, name), data)
@@ -173,7 +184,7 @@ class ProofSideFiles:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """See :class:`pipelines.run.SideFileWriter`."""
+        """See :class:`pipelines.job.SideFileWriter`."""
         found = self._settings.found
         return length_warnings(found.id, found.prompt_tokens, self._trials.prompt_tokens)
 

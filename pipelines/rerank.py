@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from pipelines.encoding import UnitEncoder
 from pipelines.inputs import FileSurvey
+from pipelines.job import Observer, RunResult, RunSettings
 from pipelines.labels import Qrels, load_qrels
 from pipelines.plan import Plan
-from pipelines.run import Observer, RunResult, RunSettings, run_job
+from pipelines.run import run_job
 from pipelines.schemas import Carry, carried_fields, ranking_schema
 from pipelines.scorers import (
     ScorerSettings,
@@ -65,7 +66,7 @@ def run(settings: RerankSettings, observer: Observer) -> RunResult:
 
 @dataclass(frozen=True, slots=True)
 class RerankJob:
-    """See :class:`pipelines.run.Job`."""
+    """See :class:`pipelines.job.Job`."""
 
     settings: RerankSettings
     qrels: Qrels | None

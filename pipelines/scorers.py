@@ -28,6 +28,7 @@ class EngineOptions:
     chunk_tokens: int = 2048
     memory_bytes: int | None = None
     attention_kernel: str = "auto"
+    compile: bool = False
 
 
 @dataclass(frozen=True, slots=True)

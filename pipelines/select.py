@@ -14,10 +14,11 @@ from pipelines.bundle_files import BundleFiles, BundleFileSettings
 from pipelines.commit import load_manifest
 from pipelines.encoding import UnitEncoder
 from pipelines.inputs import FileSurvey
+from pipelines.job import Observer, RunResult, RunSettings
 from pipelines.labels import load_qrels
 from pipelines.plan import Plan
 from pipelines.ranked_run import RankedRun, StoredRankings, open_ranked
-from pipelines.run import Observer, RunResult, RunSettings, run_job
+from pipelines.run import run_job
 from pipelines.schemas import Carry, carried_fields
 from pipelines.scorers import (
     ScorerSettings,
@@ -109,7 +110,7 @@ def probe(settings: BundleSettings, scorer: ScorerSettings | None = None) -> Sel
 
 @dataclass(frozen=True, slots=True)
 class SelectJob:
-    """From a finished re-ranking run; see :class:`pipelines.run.Job`."""
+    """From a finished re-ranking run; see :class:`pipelines.job.Job`."""
 
     settings: SelectSettings
     ranked: RankedRun
@@ -147,7 +148,7 @@ class SelectJob:
 
 @dataclass(frozen=True, slots=True)
 class ScoreAndSelectJob:
-    """From shards, which are scored and selected from unit by unit; see :class:`pipelines.run.Job`."""
+    """From shards, which are scored and selected from unit by unit; see :class:`pipelines.job.Job`."""
 
     settings: SelectSettings
     told: BundleFileSettings

@@ -108,7 +108,7 @@ class SideFiles:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """See :class:`pipelines.run.SideFileWriter`."""
+        """See :class:`pipelines.job.SideFileWriter`."""
         return self._report.warnings
 
     def _query_texts(self, rows: Mapping[str, tuple[str, int]]) -> dict[str, str]:

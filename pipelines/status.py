@@ -18,7 +18,7 @@ from pipelines.plan import Plan, Unit, load_plan
 from pipelines.storage import Storage, StorageOptions, absolute
 from pipelines.units import unit_uri
 from pipelines.work import UNIT_KEY
-from qrcore.errors import RunError
+from qrcore.errors import InputError
 
 _FOOTERS_AT_ONCE: Final = 16
 #: Longer than in the report: units of a run that goes on may be far apart.
@@ -44,12 +44,12 @@ class RunStatus:
 
 
 def run_status(uri: str, options: StorageOptions) -> RunStatus:
-    """The status of the run at ``uri``. Raises :class:`RunError` if none is there."""
+    """The status of the run at ``uri``. Raises :class:`InputError` if none is there."""
     run_uri = absolute(uri)
     storage = Storage(run_uri, options)
     plan = load_plan(storage, run_uri)
     if plan is None:
-        raise RunError(f"{run_uri}: expected a run, found no _plan.json. Give the folder OUTPUT/<run_id>.")
+        raise InputError(f"{run_uri}: expected a run, found no _plan.json. Give the folder OUTPUT/<run_id>.")
     stored = find_done(storage, run_uri)
     done = [unit for unit in plan.units if unit.unit_id in stored]
     footers = unit_footers(storage, run_uri, done)

@@ -15,7 +15,7 @@ from pipelines.metrics import tokenise_seconds
 _TAGS: Final = ("job", "name")
 _SECONDS: Final = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000]
 #: Stages of a unit, by the field of its record.
-STAGES: Final = {"read_s": "read", "wait_s": "wait", "score_s": "score", "write_s": "write"}
+STAGES: Final = {"read_s": "read", "wait_s": "wait", "score_s": "score", "write_s": "write", "prepare_s": "prepare"}
 
 
 class RunMetrics:
@@ -55,6 +55,8 @@ class RunMetrics:
                 self._seconds.observe(footer[key], {"stage": stage})
         if tokenise := tokenise_seconds(footer):
             self._seconds.observe(tokenise, {"stage": "tokenise"})
+        if "actor_pid" not in footer:  # done by a task that holds no model
+            return
         actor = {"actor": f"{footer['node']}/{footer['actor_pid']}"}
         self._memory.set(footer.get("memory_bytes", 0), actor)
         self._gpu_memory.set(footer.get("gpu_memory_bytes", 0), actor)

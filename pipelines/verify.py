@@ -24,7 +24,7 @@ from pipelines.plan import Plan, PlannedFile, Unit, load_plan
 from pipelines.ranges import read_range
 from pipelines.storage import Storage, StorageOptions, absolute, join
 from pipelines.work import UNIT_KEY
-from qrcore.errors import InputError, RunError, StorageError
+from qrcore.errors import InputError, StorageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,15 @@ class RunToVerify:
 
 
 def open_run(uri: str, options: StorageOptions) -> RunToVerify:
-    """The run at ``uri``. Raises :class:`RunError` if it is not committed."""
+    """The run at ``uri``. Raises :class:`InputError` if it is not committed."""
     run_uri = absolute(uri)
     storage = Storage(run_uri, options)
     manifest, plan = load_manifest(storage, run_uri), load_plan(storage, run_uri)
     if manifest is None or plan is None:
-        raise RunError(f"{run_uri}: expected a committed run, found no manifest and plan. Finish the run first.")
+        raise InputError(
+            f"{run_uri}: expected a committed run, found no manifest and plan. Give the folder OUTPUT/<run_id>, or "
+            "finish the run first."
+        )
     return RunToVerify(run_uri, plan, manifest, storage, options)
 
 

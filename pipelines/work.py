@@ -83,12 +83,13 @@ def do_units(
     worker: Callable[[], UnitWorker],
     settings: WorkSettings,
     encoder: Callable[[], UnitEncoder] | None = None,
+    stage: Callable[[ray.data.Dataset, AnswerSettings], ray.data.Dataset] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Do ``todo`` with workers that ``worker`` makes, one an actor; yield each unit's footer record as it is written.
 
-    ``encoder`` makes what tokenises units ahead of them, if the pool has actors for it. Units that another driver has
-    done or is at are left out. Raises :class:`IncompleteRunError` if the store or a worker fails, :class:`RunError` if
-    no actor can be started; what is written stays and is not done again.
+    ``encoder`` makes what tokenises units ahead of them, if the pool has actors for it; ``stage`` takes the place of
+    those actors. Units that another driver has done or is at are left out. Raises :class:`IncompleteRunError` if the
+    store or a worker fails, :class:`RunError` if no actor can be started; what is written stays and is not done again.
     """
     pool = settings.pool
     work = _Work(
@@ -119,13 +120,16 @@ def do_units(
             compute=ActorPoolStrategy(size=min(pool.encoders, len(todo)), max_tasks_in_flight_per_actor=2),
             num_cpus=ENCODER_CPUS,
         )
-    scored = read.map(
-        cast("Any", AnswerUnit),  # Ray accepts a class here; its annotations know functions only
-        fn_constructor_kwargs={"worker": worker, "settings": answering},
-        compute=ActorPoolStrategy(size=min(pool.actors, len(todo)), max_tasks_in_flight_per_actor=2),
-        num_cpus=pool.cpus_per_actor,
-        num_gpus=pool.gpus_per_actor,
-    )
+    if stage is not None:
+        scored = stage(read, answering)
+    else:
+        scored = read.map(
+            cast("Any", AnswerUnit),  # Ray accepts a class here; its annotations know functions only
+            fn_constructor_kwargs={"worker": worker, "settings": answering},
+            compute=ActorPoolStrategy(size=min(pool.actors, len(todo)), max_tasks_in_flight_per_actor=2),
+            num_cpus=pool.cpus_per_actor,
+            num_gpus=pool.gpus_per_actor,
+        )
     written = scored.map(partial(_write_unit, work=ray.put(work)), num_cpus=LIGHT_TASK_CPUS)
     started = False
     try:

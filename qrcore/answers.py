@@ -16,6 +16,7 @@ Verdict = Literal["TRUE", "FALSE"]
 
 _ARTICLES: Final = re.compile(r"\b(?:a|an|the)\b")
 _VERDICT: Final = re.compile(r"\b(true|false)\b", re.IGNORECASE)
+_YES_OR_NO: Final = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 _MARK: Final = re.compile(r"^\s*\[\s*\d+\s*\]\s*")
 
 
@@ -58,6 +59,12 @@ def verdict(answer: str) -> Verdict | None:
     if not found:
         return None
     return "TRUE" if found[-1].lower() == "true" else "FALSE"
+
+
+def yes_or_no(answer: str) -> bool | None:
+    """What a judge says: whichever of the two words comes first; None if neither does."""
+    found = _YES_OR_NO.search(answer)
+    return None if found is None else found[1].lower() == "yes"
 
 
 def pair_accuracy(pairs: Mapping[str, Sequence[tuple[str, str]]]) -> dict[str, float]:

@@ -50,6 +50,7 @@ ERROR_KINDS: Final[dict[str, ErrorKind]] = {
     "template_error": "input",
     "context_too_long": "input",
     "no_needle": "input",
+    "no_passage": "input",
     "nothing_relevant": "input",
     "row_too_large": "input",
     "unreadable_input": "input",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 from qrcore.contracts.answerer import Answer, AnswererIdentity, Question
 from qrcore.decode import decode_greedy
@@ -16,11 +15,9 @@ from qrcore.models import (
     setup_sha256,
     weights_sha256,
 )
-from qrcore.prompts import PromptFormat, chat_format, resolve_prompt
+from qrcore.prompts import PromptFormat, resolve_prompt
+from qrcore.questions import QuestionEncoder, answer_text
 from qrcore.tokens import PromptEncoder
-
-#: Around a text that is the whole of a user's turn.
-_BARE: Final = {"opening": "", "separator": "", "instruction": "", "query_label": ""}
 
 
 class GreedyAnswerer:
@@ -35,10 +32,25 @@ class GreedyAnswerer:
             raise ConfigError(f"max_new_tokens: expected at least 1, got {max_new_tokens}. Raise it.")
         self._model = model
         self._retrieval = retrieval
-        self._turn = _turn_format(model, retrieval)
         self._max_new_tokens, self._batch_tokens = max_new_tokens, batch_tokens
         self._tokenizer = model.decoder.tokenizer
         self._encoder = PromptEncoder(self._tokenizer)
+        longest = model.decoder.source.max_tokens
+        self._questions = QuestionEncoder(self._tokenizer, retrieval, longest, max_new_tokens)
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """What generates."""
+        return self._model
+
+    @property
+    def retrieval_prompt(self) -> PromptFormat:
+        """What stands around documents and question."""
+        return self._retrieval
+
+    def with_limit(self, max_new_tokens: int) -> GreedyAnswerer:
+        """The same model with another limit of new tokens."""
+        return GreedyAnswerer(self._model, self._retrieval, max_new_tokens, self._batch_tokens)
 
     @property
     def identity(self) -> AnswererIdentity:
@@ -71,19 +83,7 @@ class GreedyAnswerer:
         return [answers[place] for place in range(len(questions))]
 
     def _encode(self, question: Question) -> tuple[int, ...]:
-        if question.text is None:
-            ids = self._encoder.encode(self._retrieval, question.query, question.documents).ids
-        else:
-            ids = self._encoder.encode(self._turn, question.text, ()).ids
-        limit = self._model.decoder.source.max_tokens - self._max_new_tokens
-        if len(ids) > limit:
-            raise ScoreError(
-                "context_too_long",
-                f"prompt: expected at most {limit} tokens, which leaves {self._max_new_tokens} to answer in, "
-                f"got {len(ids)}. Select a smaller context, or take a model with a longer one.",
-                stage="tokenise",
-            )
-        return ids
+        return self._questions.encode(question)
 
     def _batches(self, prompts: dict[int, tuple[int, ...]]) -> Iterator[list[int]]:
         batch: list[int] = []
@@ -101,20 +101,23 @@ class GreedyAnswerer:
         """Answers to a batch; one that does not fit runs in halves, so that an error stays alone."""
         try:
             with out_of_memory_as_error():
-                decoded = decode_greedy(self._model.model, prompts, self._max_new_tokens, self._model.end_ids)
+                return self._decode(prompts)
         except ScoreError as error:
             error.__traceback__ = error.__cause__ = error.__context__ = None
             if len(prompts) == 1:
                 return [error]
             middle = len(prompts) // 2
             return [*self._answer_together(prompts[:middle]), *self._answer_together(prompts[middle:])]
+
+    def _decode(self, prompts: Sequence[tuple[int, ...]]) -> list[Answer | ScoreError]:
+        decoded = decode_greedy(self._model.model, prompts, self._max_new_tokens, self._model.end_ids)
         return [
             Answer(self._text(one.ids), len(prompt), len(one.ids), one.ended)
             for prompt, one in zip(prompts, decoded, strict=True)
         ]
 
     def _text(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        return answer_text(self._tokenizer, ids)
 
 
 def load_answerer(
@@ -135,16 +138,4 @@ def load_answerer(
     recorded = source.head_set.prompt if source.head_set else None
     return GreedyAnswerer(
         loaded, resolve_prompt(prompt, loaded.decoder.tokenizer, recorded), max_new_tokens, batch_tokens
-    )
-
-
-def _turn_format(model: LanguageModel, retrieval: PromptFormat) -> PromptFormat:
-    """What stands around a user's turn: the chat template's own, or that of the retrieval prompt."""
-    frame = chat_format(model.decoder.tokenizer) if model.decoder.tokenizer.chat_template else retrieval
-    return PromptFormat(
-        name=f"turn of {frame.name}",
-        prefix=frame.prefix,
-        suffix=frame.suffix,
-        begins_with_bos=frame.begins_with_bos,
-        **_BARE,
     )

@@ -11,10 +11,10 @@ from qrcore.encoding import QuerySpan, RequestEncoder
 from qrcore.engine import EngineSettings
 from qrcore.errors import ConfigError
 from qrcore.heads import Head, HeadSet, resolve_heads, unique_heads
-from qrcore.matching import OnMismatch, check_origin
+from qrcore.matching import OnMismatch, check_origin, prompt_warnings
 from qrcore.methods.qrhead import QRHeadScorer, QRHeadSettings, request_encoder
 from qrcore.models import load_language_model, load_model, load_tokenizer, open_model
-from qrcore.prompts import PromptFormat, resolve_prompt
+from qrcore.prompts import resolve_prompt
 from qrcore.records import Order
 from qrcore.selfcheck import check_reading
 from qrcore.tokens import SpecialTokens
@@ -76,7 +76,7 @@ def load_scorer(
         allow_sliding_window=allow_sliding_window,
         order_seed=order_seed,
     )
-    warnings = (*warnings, *_other_prompt(head_set, chosen))
+    warnings = (*warnings, *prompt_warnings(head_set, chosen))
     return QRHeadScorer(loaded, head_set, settings, warnings, engine, language_model)
 
 
@@ -112,15 +112,6 @@ def load_encoder(
 def load_method(name: str) -> Method:
     """What the method ``name`` says of itself. Raises :class:`ConfigError` for an unknown one."""
     return methods.load(name)
-
-
-def _other_prompt(head_set: HeadSet, chosen: PromptFormat) -> tuple[str, ...]:
-    recorded = head_set.prompt
-    if recorded is None or recorded.hash == chosen.hash:
-        return ()
-    return (
-        f"head set {head_set.name!r} was found with prompt {recorded.name!r}, and prompts here are {chosen.name!r}",
-    )
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

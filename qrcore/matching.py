@@ -9,6 +9,7 @@ from typing import Final, Literal
 from qrcore.errors import HeadSetError
 from qrcore.heads import HeadSet
 from qrcore.models import ModelSource, weights_sha256
+from qrcore.prompts import PromptFormat
 
 #: Sets that claim nothing of a model: typed by hand, all heads, drawn by chance.
 _OF_NO_MODEL = (None, "all", "random")
@@ -38,6 +39,14 @@ def check_origin(heads: HeadSet, source: ModelSource, on_mismatch: OnMismatch = 
     if heads.intervals and heads.intervals[0][0] <= 0.0 <= heads.intervals[0][1]:
         warnings.append(f"head set {heads.name!r}: the interval of its best head's score includes 0")
     return tuple(warnings)
+
+
+def prompt_warnings(heads: HeadSet, prompt: PromptFormat) -> tuple[str, ...]:
+    """What to know of a prompt that is not the one that the heads were found with: one sentence or none."""
+    recorded = heads.prompt
+    if recorded is None or recorded.hash == prompt.hash:
+        return ()
+    return (f"head set {heads.name!r} was found with prompt {recorded.name!r}, and prompts here are {prompt.name!r}",)
 
 
 def query_digest(query_id: str | None, query: str) -> str:

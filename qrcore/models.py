@@ -32,6 +32,7 @@ from qrcore.heads import HeadSet, ModelShape, read_head_set
 from qrcore.shipped import EMBEDDED_MODELS, embedded_folder
 
 _HEAD_SET_FILE: Final = "headset.json"
+_COPY_HEAD_SET_FILE: Final = "copy_headset.json"
 _WEIGHT_FILES: Final = ("*.safetensors", "*.safetensors.index.json")
 _SETUP_FILES: Final = (
     "config.json",
@@ -47,7 +48,8 @@ _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """Where a model comes from and what is known of it without reading weights."""
+    """Where a model comes from and what is known of it without reading weights; ``head_set`` and ``copy_head_set``: the
+    heads that it ships for retrieval (``headset.json``) and those that copy (``copy_headset.json``)."""
 
     model_id: str
     path: str
@@ -55,6 +57,12 @@ class ModelSource:
     config: PreTrainedConfig
     shape: ModelShape
     head_set: HeadSet | None
+    copy_head_set: HeadSet | None = None
+
+    @property
+    def copying_heads(self) -> HeadSet | None:
+        """The shipped heads that copy; those for retrieval where it ships no others."""
+        return self.copy_head_set or self.head_set
 
     @property
     def max_tokens(self) -> int:
@@ -95,7 +103,7 @@ def open_model(model: str, revision: str | None = None) -> ModelSource:
     """
     path = str(embedded_folder(model)) if model in EMBEDDED_MODELS else model
     if not Path(path).is_dir():
-        path = _download(model, revision, _SETUP_FILES)
+        path = _download(model, revision, (*_SETUP_FILES, _COPY_HEAD_SET_FILE))
         revision = Path(path).name  # the hub's cache names a snapshot by its commit
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
@@ -105,7 +113,8 @@ def open_model(model: str, revision: str | None = None) -> ModelSource:
             "Give the folder of a downloaded model."
         ) from error
     check_supported(config)
-    return ModelSource(model, path, revision, config, model_shape(config), _shipped_head_set(Path(path)))
+    shipped = (_shipped_head_set(Path(path, name)) for name in (_HEAD_SET_FILE, _COPY_HEAD_SET_FILE))
+    return ModelSource(model, path, revision, config, model_shape(config), *shipped)
 
 
 def _download(model: str, revision: str | None, patterns: Sequence[str]) -> str:
@@ -311,8 +320,7 @@ def _file_sha256(path: Path) -> bytes:
         return hashlib.file_digest(stream, "sha256").digest()
 
 
-def _shipped_head_set(folder: Path) -> HeadSet | None:
-    file = folder / _HEAD_SET_FILE
+def _shipped_head_set(file: Path) -> HeadSet | None:
     return read_head_set(file.read_text(encoding="utf-8"), str(file)) if file.is_file() else None
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -212,7 +213,7 @@ def chat_format(tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
             "prompt 'chat': expected a tokenizer with a chat template; this one has none. Use prompt=plain, or add "
             "a chat_template to its tokenizer_config.json."
         )
-    rendered = _render_template(tokenizer)
+    rendered = _render_template(tokenizer, [{"role": "user", "content": _SENTINEL}])
     if rendered.count(_SENTINEL) != 1:
         raise PromptError(
             f"prompt 'chat': expected the template to print the user's content once; it came "
@@ -235,11 +236,32 @@ def chat_format(tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
     )
 
 
-def _render_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    messages = [{"role": "user", "content": _SENTINEL}]
+def follow_up_frame(tokenizer: PreTrainedTokenizerBase, prompt: PromptFormat) -> tuple[str, str]:
+    """What stands between an answer and the user's next turn, and behind that turn, up to where the model answers.
+
+    Of the tokenizer's own chat template where there is one, else of the marks of ``prompt``. Raises
+    :class:`PromptError` for a template that does not print three turns, each once.
+    """
+    if not tokenizer.chat_template:
+        return f"{prompt.separator}{prompt.prefix}", prompt.suffix
+    turns = [f"{_SENTINEL}{number}" for number in range(3)]
+    roles = ("user", "assistant", "user")
+    rendered = _render_template(
+        tokenizer, [{"role": role, "content": turn} for role, turn in zip(roles, turns, strict=True)]
+    )
+    parts = re.split("|".join(turns), rendered)
+    if re.findall("|".join(turns), rendered) != turns:
+        raise PromptError(
+            "follow-up: expected a chat template that prints a user's turn, an answer and another turn, each once. Use "
+            "a model with such a template."
+        )
+    return parts[2], parts[3]
+
+
+def _render_template(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]) -> str:
     try:
         rendered = tokenizer.apply_chat_template(
-            messages,
+            list(map(dict, messages)),
             chat_template=_FIXED_CLOCK + tokenizer.get_chat_template(),
             tokenize=False,
             add_generation_prompt=True,

@@ -41,6 +41,13 @@ def _sum_without_outliers(token_scores: Tensor) -> Tensor:
     return (token_scores * kept).sum(dim=-1)
 
 
+def document_shares(attention: Tensor, document_spans: Sequence[Span]) -> Tensor:
+    """How a head's attention to all documents is divided among them, ``[head, doc]``, from ``[head, token]``; 0 where a
+    head looks at no document. CAFE (arXiv 2505.10063), its ``beta``."""
+    masses = torch.stack([attention[:, span.start : span.stop].sum(dim=-1) for span in document_spans], dim=-1)
+    return masses / masses.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(masses.dtype).tiny)
+
+
 def rank_documents(request: RankRequest, scores: Sequence[float]) -> tuple[RankedDocument, ...]:
     """Order a request's documents by score, then input rank, then doc_id; each comes back exactly once."""
     places = range(1, len(request.documents) + 1)

@@ -92,6 +92,13 @@ class PromptEncoder:
         """Token ids of text that follows other text; no part of it becomes a control token."""
         return tuple(self._plain_later.encode(text, add_special_tokens=False).ids)
 
+    def encode_plain(self, text: str, characters: Span) -> tuple[tuple[int, ...], Span]:
+        """Token ids of a text that is a whole prompt, behind a BOS token where the tokenizer puts one, and the tokens
+        that cover ``characters``; no part of it becomes a control token."""
+        tokens = self._encode_section(text, is_first=True)
+        bos = [self._bos_id] if self._adds_bos else []
+        return (*bos, *tokens.ids), _TokenLocator(tokens.offsets, len(bos))(characters)
+
     def _encode(self, rendered: RenderedPrompt, prompt: PromptFormat) -> tuple[EncodedPrompt, _TokenLocator]:
         tokens = self._encode_whole(rendered.text)
         if self._special_tokens == "text":

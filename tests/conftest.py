@@ -6,13 +6,15 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported, here and in child processes
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
-pytest_plugins = ("tests.services", "tests.pipelines.chromium")
+#: Where Ray is not installed (make test-oldest), only tests of qrcore can run, which need no service.
+pytest_plugins = ("tests.services", "tests.pipelines.chromium") if find_spec("ray") else ()
 
 settings.register_profile("tests", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("tests")

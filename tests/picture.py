@@ -29,7 +29,9 @@ from qrcore.records import Ranking, RankRequest
 
 PICTURE: Final = Path(__file__).parent / "data" / "demo.svg"
 _SHOWN: Final = 5
-_WIDTH, _ROW, _HEAD = 860, 22, 34
+_WIDTH, _ROW, _HEAD = 860, 22, 52
+#: Characters of a name that stand in their column, bold ones too.
+_NAME: Final = 46
 _STYLE: Final = """
 svg { font: 13px system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", sans-serif; }
 text { fill: #1a1f26; } .soft { fill: #59636f; } .title { font-weight: 600; font-size: 14px; }
@@ -101,22 +103,27 @@ def _panel(one: Shown, top: float) -> list[Markup]:
     text = Markup('<text x="{}" y="{}" class="{}" text-anchor="{}">{}</text>')
     head = top + 18
     parts = [text.format(0, number(head), "title", "start", one.query)]
-    parts += [text.format(_WIDTH, number(head), "soft", "end", _summary(one))]
+    parts += [text.format(0, number(head + 19), "soft", "start", _summary(one))]
     for place, document in enumerate(one.ranking.documents[:_SHOWN]):
         y = top + _HEAD + _ROW * place
         hit = document.doc_id in one.right
         parts += [Markup('<line class="line" x1="0" x2="{}" y1="{y}" y2="{y}"/>').format(_WIDTH, y=number(y))]
         parts += [text.format(16, number(y + 15), "soft", "end", document.rank)]
-        label = f"● {document.doc_id}" if hit else document.doc_id
+        label = shortened(f"● {document.doc_id}" if hit else document.doc_id)
         parts += [text.format(28, number(y + 15), "right" if hit else "", "start", label)]
-        parts += [text.format(420, number(y + 15), "soft", "end", f"BM25: {document.input_rank}")]
-        width = max(0.0, document.score / best) * 360
-        bar = Markup('<rect class="{}" x="440" y="{}" width="{}" height="12"/>')
+        parts += [text.format(470, number(y + 15), "soft", "end", f"BM25: {document.input_rank}")]
+        width = max(0.0, document.score / best) * 310
+        bar = Markup('<rect class="{}" x="490" y="{}" width="{}" height="12"/>')
         parts += [bar.format("hit" if hit else "bar", number(y + 5), number(max(width, 1)))]
         parts += [
-            text.format(number(446 + width), number(y + 15), "soft", "start", f"{document.score:.2f}".replace("-", "−"))
+            text.format(number(496 + width), number(y + 15), "soft", "start", f"{document.score:.2f}".replace("-", "−"))
         ]
     return parts
+
+
+def shortened(name: str) -> str:
+    """``name``, with an ellipsis where its column ends."""
+    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
 
 
 def _summary(one: Shown) -> str:

@@ -10,10 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.schemas import INPUT_SCHEMA
-
-GOLDEN = Path(__file__).parent / "data" / "golden"
-MODEL = str(GOLDEN / "models" / "llama")
-HEADS = "1-0,1-2,2-4"
+from tests.small_model import HEADS as HEADS
+from tests.small_model import MODEL as MODEL
 
 _WORDS = ("river", "town", "bee", "flower", "market", "bridge", "salt", "stone", "lamp", "wool", "cheese", "map")
 

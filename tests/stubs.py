@@ -26,6 +26,7 @@ from jobs.rerank import pipeline_settings
 from jobs.settings import merge, validate
 from pipelines.commit import StoredUnit
 from pipelines.inputs import FileSurvey
+from pipelines.job import RunResult, RunSettings
 from pipelines.metrics import UnitMetrics, unit_metrics
 from pipelines.plan import Plan
 from pipelines.rows import (
@@ -38,7 +39,7 @@ from pipelines.rows import (
     row_from_answer,
     table_from_rows,
 )
-from pipelines.run import RunResult, RunSettings, run_job
+from pipelines.run import run_job
 from pipelines.schemas import RANKING_FIELDS, carried_fields, ranking_schema
 from pipelines.side_files import ErrorLines
 from pipelines.storage import Storage
@@ -51,7 +52,7 @@ _OWN = [field.name for field in RANKING_FIELDS]
 
 @dataclass(frozen=True)
 class StubJob:
-    """See :class:`pipelines.run.Job`. ``in_constructor``: what a worker does before it is ready."""
+    """See :class:`pipelines.job.Job`. ``in_constructor``: what a worker does before it is ready."""
 
     label: str = "stub"
     in_constructor: str = ""
@@ -163,7 +164,7 @@ def _first_time(path: str) -> bool:
 
 
 class StubSideFiles:
-    """See :class:`pipelines.run.SideFileWriter`."""
+    """See :class:`pipelines.job.SideFileWriter`."""
 
     warnings: tuple[str, ...] = ()
 

@@ -23,7 +23,7 @@ def test_bars_are_to_scale_and_right_answers_marked() -> None:
     one = Shown("<why> & how?", ranking(("a", 0.4, 2), ("b", 0.1, 1), ("c", -0.2, 3)), -0.5, frozenset({"b"}))
     root = ElementTree.fromstring(draw([one]))
     first, second, third = root.iter(f"{SVG}rect")
-    assert float(first.get("width", "")) == 4 * float(second.get("width", "")) == 360
+    assert float(first.get("width", "")) == 4 * float(second.get("width", "")) == 310
     assert float(third.get("width", "")) == 1
     assert [bar.get("class") for bar in (first, second, third)] == ["bar", "hit", "bar"]
     texts = [node.text for node in root.iter(f"{SVG}text")]
@@ -32,6 +32,16 @@ def test_bars_are_to_scale_and_right_answers_marked() -> None:
     assert "● b" in texts
     assert "−0.20" in texts
     assert "by BM25 3" in (root.findtext(f"{SVG}desc") or "")
+
+
+def test_nothing_stands_over_another_thing() -> None:
+    name = "package.module.Class.a_method_of_a_long_name_" + "x" * 20
+    root = ElementTree.fromstring(draw([Shown("q" * 70, ranking((name, 1, 10)), 0.0, frozenset({name}))]))
+    query, summary, *_ = texts = list(root.iter(f"{SVG}text"))
+    assert float(summary.get("y", "")) - float(query.get("y", "")) > 14
+    shown = next(node.text or "" for node in texts if (node.text or "").startswith("●"))
+    assert len(shown) == 46 and shown.endswith("…") and name.startswith(shown[2:-1])
+    assert name in (root.findtext(f"{SVG}desc") or "")
 
 
 def test_the_largest_gain_the_middle_and_the_largest_loss_are_chosen() -> None:

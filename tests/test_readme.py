@@ -76,8 +76,9 @@ def test_every_command_is_covered_by_a_test_of_this_file() -> None:
         r"^qrbatch heads (list|compare|validate) ?",
         r"^qrbatch detect ",
         r"^qrbatch needles ",
+        r"^qrbatch influence --demo ",
         r"^qrbatch (plan|status|verify|clean|rollback) ",
-        r"^qrbatch (prepare|select|evaluate|compare) ",
+        r"^qrbatch (prepare|select|answer|evaluate|compare) ",
         r"^qrbatch rerank --input prepared/",
     )
     for command in commands():
@@ -170,12 +171,28 @@ def test_the_detection_example_runs(tmp_path: Path) -> None:
 def test_the_examples_about_copying_heads_run(tmp_path: Path) -> None:
     rows = [{"text": " ".join(texts(400)[start::8])} for start in range(8)]
     write_shard(tmp_path / "texts" / "1.parquet", rows, pa.schema([("text", pa.string())]))
-    for command in [c for c in commands() if c.startswith("qrbatch needles") or "--method copy" in c]:
+    for command in [c for c in commands() if re.search(r"^qrbatch needles|--method (copy|key_value)", c)]:
         run = qrbatch(command, tmp_path)
         assert run.exit_code == 0, run.output
     assert (tmp_path / "needles" / "qrels.parquet").exists()
     assert "needle tokens right: intact" in run.output and "20 control sets" in run.output
     assert list((tmp_path / "heads").glob("detect-*/commit/*/headset.json"))
+    (by_key,) = (tmp_path / "heads").glob("by-key-[0-9a-f]*/commit/*/headset.json")
+    assert "fewer than 20" in by_key.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_the_influence_demo_says_what_it_found(tmp_path: Path) -> None:
+    (command,) = [c for c in commands() if c.startswith("qrbatch influence --demo")]
+    run = qrbatch(command, tmp_path)
+    assert run.exit_code == 0, run.output
+    for said in ("24 pairs of documents", "copied - plain", "of 20 sets of other heads", "AUC", "without masks"):
+        assert said in run.output, run.output
+    report = json.loads(next((tmp_path / "demo-influence").glob("*/commit/*/report.json")).read_text())
+    assert report["result"] == {"rows": 48, "scored": 48, "failed": 0}
+    assert report["provenance"]["settings"]["control_layers"] == "same_or_later"
+    gap = float(re.findall(r"copied - plain: ([+-][\d.]+)", run.output)[0])
+    assert gap > 0 and "above that of" in run.output
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -184,8 +201,9 @@ def test_the_examples_about_long_contexts_run_one_after_the_other(tmp_path: Path
     book = {"document_id": "b", "text": text, "query_id": "q", "query": "Who makes honey?"}
     (tmp_path / "books.jsonl").write_text(json.dumps(book) + "\n")
     (tmp_path / "judged.tsv").write_text("query-id\tcorpus-id\tscore\nq\tb/3\t1\n")
+    (tmp_path / "gold.jsonl").write_text('{"query_id": "q", "answers": ["Bees"]}\n')
     (tmp_path / "other.run").write_text("q Q0 b/1 1 2 t\nq Q0 b/3 2 1 t\n")
-    jobs = ("prepare", "select", "evaluate", "compare", "rerank --input prepared/")
+    jobs = ("prepare", "select", "answer", "evaluate", "compare", "rerank --input prepared/")
     for command in [c for c in commands() if c.startswith(tuple(f"qrbatch {job}" for job in jobs))]:
         run = qrbatch(command, tmp_path)
         assert run.exit_code == 0, run.output
@@ -194,6 +212,8 @@ def test_the_examples_about_long_contexts_run_one_after_the_other(tmp_path: Path
         "ranked/books-*/_manifest.json",
         "bundles/books-*/commit/*/chat.jsonl",
         "bundles/at-once-*/commit/*/chat.jsonl",
+        "answers/answer-*/commit/*/report.html",
+        "answers/cafe-*/commit/*/report.html",
         "measured/trec/qrels.txt",
         "measured-bundles/evaluation.json",
         "compared/compare.html",

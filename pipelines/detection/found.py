@@ -153,8 +153,8 @@ class Origin:
     contamination: str | None
 
 
-def head_set(found: Found, examples: Examples, origin: Origin) -> HeadSet:
-    """The chosen heads as an artifact."""
+def head_set(found: Found, examples: Examples, origin: Origin, notes: str | None = None) -> HeadSet:
+    """The chosen heads as an artifact; ``notes``: what is to be known of the choice."""
     facts = origin.facts
     quantiles = np.percentile(examples.prompt_tokens, _QUANTILES)
     return HeadSet(
@@ -182,6 +182,7 @@ def head_set(found: Found, examples: Examples, origin: Origin) -> HeadSet:
         truncation="none",
         contamination=origin.contamination,
         code_version=origin.code_version,
+        notes=notes,
     )
 
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 
+from pipelines.detection.copying import KEY_VALUE
 from pipelines.needle_columns import PLACE_FIELDS
 from pipelines.rows import Row, query_id_of
 from pipelines.scorers import ScorerSettings
-from qrcore.contracts.copy_detector import CopyTrial
+from qrcore.contracts.copy_detector import CopyTrial, PairDetector
 from qrcore.contracts.scorer import Scorer
 from qrcore.errors import ConfigError, ScoreError
+from qrcore.loading import load_method
 from qrcore.models import LanguageModel
 from qrcore.needles import NeedlePlace, copy_trial
 from qrcore.ordering import prompt_order
 from qrcore.prompts import EMBEDDED, PromptFormat
-from qrcore.records import RankRequest, Span
+from qrcore.records import Document, RankRequest, Span
 from qrcore.tokens import PromptEncoder
 
 #: What the embedded models say before they copy.
@@ -60,9 +62,7 @@ class TrialMaker:
     """
 
     def __init__(self, scorer: Scorer, settings: ScorerSettings, answer_prefix: str) -> None:
-        if scorer.language_model is None:
-            raise ConfigError("copying: expected a model with all layers and its head. Load it with depth=full.")
-        self.model: LanguageModel = scorer.language_model
+        self.model = _language_model(scorer)
         self._prompt = PromptFormat(**scorer.identity.prompt)
         self._order = settings.order
         special: str = settings.document_special_tokens
@@ -74,18 +74,44 @@ class TrialMaker:
         """The trial. Raises :class:`ScoreError` for a needle that is not there."""
         order = prompt_order(request, self._order)  # type: ignore[arg-type]
         documents = [request.documents[position] for position in order]
-        places = [place for place, document in enumerate(documents) if document.doc_id == needle.doc_id]
-        if not places:
-            raise _no_needle(request, f"needle_doc_id: expected one of the candidates, got {needle.doc_id!r}")
-        length = len(documents[places[0]].text)
-        if needle.start is None or needle.end is None or not 0 <= needle.start < needle.end <= length:
-            raise _no_needle(
-                request,
-                f"needle_start and needle_end: expected characters of the candidate's text (0 to {length}), got "
-                f"{needle.start} to {needle.end}",
-            )
-        where = NeedlePlace(places[0], Span(needle.start, needle.end))
+        where = _place_of(request, documents, needle)
         return copy_trial(self._encoder, self._prompt, request.query, documents, where, self._prefix)
+
+
+class PairTrialMaker:
+    """Builds the key-value trial of a row: pairs are its candidates as they stand. ``building``: what the method is
+    built with."""
+
+    def __init__(self, scorer: Scorer, building: Mapping[str, Any]) -> None:
+        self.model = _language_model(scorer)
+        self.method: PairDetector = load_method(KEY_VALUE).build(**building)
+        self._encoder = PromptEncoder(self.model.decoder.tokenizer)
+
+    def __call__(self, request: RankRequest, needle: Needle) -> CopyTrial:
+        """The trial. Raises :class:`ScoreError` for a value that is not there."""
+        place = _place_of(request, request.documents, needle).place
+        pairs = [(document.title or "", document.text) for document in request.documents]
+        return self.method.copy_trial(self._encoder, pairs, place)
+
+
+def _language_model(scorer: Scorer) -> LanguageModel:
+    if scorer.language_model is None:
+        raise ConfigError("copying: expected a model with all layers and its head. Load it with depth=full.")
+    return scorer.language_model
+
+
+def _place_of(request: RankRequest, documents: Sequence[Document], needle: Needle) -> NeedlePlace:
+    places = [place for place, document in enumerate(documents) if document.doc_id == needle.doc_id]
+    if not places:
+        raise _no_needle(request, f"needle_doc_id: expected one of the candidates, got {needle.doc_id!r}")
+    length = len(documents[places[0]].text)
+    if needle.start is None or needle.end is None or not 0 <= needle.start < needle.end <= length:
+        raise _no_needle(
+            request,
+            f"needle_start and needle_end: expected characters of the candidate's text (0 to {length}), got "
+            f"{needle.start} to {needle.end}",
+        )
+    return NeedlePlace(places[0], Span(needle.start, needle.end))
 
 
 def _no_needle(request: RankRequest, problem: str) -> ScoreError:

@@ -12,6 +12,8 @@ from pipelines.detection.pictures import Dot, head_map, masked_sets, score_curve
 from pipelines.detection.rivals import ANY_DEPTH, CHOSEN
 from pipelines.report.charts import Bar, bars
 from pipelines.report.html import page_environment
+from pipelines.report.pace_charts import charts_of
+from pipelines.report.parts import CommonReport
 from qrcore.heads import Head, HeadSet, kv_heads, parse_head
 
 
@@ -26,8 +28,9 @@ class RunLine:
     prompt_tokens: int
 
 
-def detection_page(report: Mapping[str, Any], heads: HeadSet, run: RunLine) -> str:
-    """The page of a found head set; ``report`` as :func:`pipelines.detection.report.detection_report` gives it."""
+def detection_page(report: Mapping[str, Any], heads: HeadSet, run: RunLine, common: CommonReport | None = None) -> str:
+    """The page of a found head set; ``report`` as :func:`pipelines.detection.report.detection_report` gives it,
+    ``common``: what every report says."""
     if heads.shape is None:
         raise ValueError("a head set that was found has the shape of its model")
     chosen = report["methods"][heads.method]
@@ -50,17 +53,19 @@ def detection_page(report: Mapping[str, Any], heads: HeadSet, run: RunLine) -> s
             heads={"id": heads.id, **heads.model_dump(mode="json")},
             run=asdict(run),
             chosen=chosen,
-            charts=charts,
+            charts=charts | charts_of(common),
+            common=common,
             depth=heads.depth,
             kv_heads=len(kv_heads(heads.head_list, shape)),
         )
     )
 
 
-def proof_page(report: Mapping[str, Any], run: RunLine) -> str:
-    """The page of a proof; ``report`` as :func:`pipelines.prove.proof_report` gives it."""
-    charts = _costs(report) | _losses(report["causal"])
-    return page_environment().get_template("proof.html.j2").render(report=report, run=asdict(run), charts=charts)
+def proof_page(report: Mapping[str, Any], run: RunLine, common: CommonReport | None = None) -> str:
+    """The page of a proof; ``report`` as :func:`pipelines.prove.proof_report` gives it, ``common`` how the run went."""
+    charts = _costs(report) | _losses(report["causal"]) | charts_of(common)
+    template = page_environment().get_template("proof.html.j2")
+    return template.render(report=report, run=asdict(run), charts=charts, common=common)
 
 
 def _losses(causal: Mapping[str, Any] | None) -> dict[str, Markup]:

@@ -11,13 +11,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 
 from pipelines.actors import open_scorer, unit_metrics
 from pipelines.detection.examples import answered, check_relevant, read_example, relevance_of
-from pipelines.detection.needle_rows import Needle, TrialMaker, needle_columns, needles_of
+from pipelines.detection.needle_rows import Needle, PairTrialMaker, TrialMaker, needle_columns, needles_of
 from pipelines.labels import Qrels
 from pipelines.measures import ndcg_of
 from pipelines.needle_columns import PLACE_FIELDS
@@ -28,7 +28,7 @@ from pipelines.splits import Part, part_of
 from pipelines.units import UnitRows
 from pipelines.work import UnitMetrics
 from qrcore.causal import CopyAccuracy, copy_accuracy
-from qrcore.contracts.scorer import Reading
+from qrcore.contracts.scorer import Reading, Scorer
 from qrcore.errors import ScoreError
 from qrcore.heads import Head, HeadSet, parse_head
 from qrcore.records import Order, RankRequest
@@ -70,7 +70,8 @@ TRIALS_SCHEMA: Final = pa.schema(
 @dataclass(frozen=True, slots=True)
 class TrialSettings:
     """The scorer that reads, each set's heads by name, and which sets are read in which order of the documents;
-    ``masks``: heads to hold back in needle trials, by name, none: rows are no trials."""
+    ``masks``: heads to hold back in needle trials, by name, none: rows are no trials; ``pairs``: the trials are those
+    of the key-value method that is built with this."""
 
     scorer: ScorerSettings
     sets: Mapping[str, tuple[str, ...]]
@@ -78,6 +79,7 @@ class TrialSettings:
     part: Part | None
     masks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     answer_prefix: str = "auto"
+    pairs: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ class TrialWorker:
         self._heads = {name: tuple(map(parse_head, heads)) for name, heads in settings.sets.items()}
         self._masks = {name: tuple(map(parse_head, heads)) for name, heads in settings.masks.items()}
         loaded = open_scorer(replace(settings.scorer, depth="full") if settings.masks else settings.scorer)
-        self._trial_of = TrialMaker(loaded, settings.scorer, settings.answer_prefix) if settings.masks else None
+        self._trial_of = _trial_maker(loaded, settings) if settings.masks else None
         self._scorers = {
             order: loaded.variant(_union(order, [self._heads[name] for name in names]), order)
             for order, names in settings.orders.items()
@@ -190,6 +192,12 @@ class _Judge:
             return None
         longest = max(others, key=lambda place: spans[place].stop - spans[place].start)
         return scores[best] > scores[longest]
+
+
+def _trial_maker(scorer: Scorer, settings: TrialSettings) -> TrialMaker | PairTrialMaker:
+    if settings.pairs is not None:
+        return PairTrialMaker(scorer, settings.pairs)
+    return TrialMaker(scorer, settings.scorer, settings.answer_prefix)
 
 
 def _union(name: str, sets: Sequence[Sequence[Head]]) -> HeadSet:

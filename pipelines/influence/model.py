@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, slots=True)
 class InfluenceModel:
-    """The model, its heads by name, list or file (None: the model's own), and the method's settings besides them."""
+    """The model, its heads by name, list or file (None: those that it ships, the copying ones if there are such), and
+    the method's settings besides them."""
 
     model: str
     revision: str | None = None

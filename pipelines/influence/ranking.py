@@ -165,17 +165,16 @@ def _ranked_table(ranked: RankedDomain, domain: str | None) -> pa.Table:
     documents = ranked.documents
     columns = {
         "doc_id": documents["doc_id"],
-        "domain": pa.array([domain] * len(documents), pa.string()),
+        "domain": pa.repeat(pa.scalar(domain, pa.string()), len(documents)),
         "n_tokens": documents["n_tokens"],
         "influence": documents["influence"].cast(pa.float32()),
         "rank": ranked.rank,
         "percentile": ranked.percentile,
         "selected": ranked.selected,
         "selected_by_length": ranked.by_length,
-        "source": [
-            {"uri": uri, "row": row}
-            for uri, row in zip(documents["uri"].to_pylist(), documents["row"].to_pylist(), strict=True)
-        ],
+        "source": pa.StructArray.from_arrays(
+            [documents[name].combine_chunks() for name in ("uri", "row")], fields=list(SOURCE)
+        ),
     }
     return pa.table(columns, schema=RANKED_SCHEMA)
 
@@ -186,7 +185,7 @@ def _summary(ranked: RankedDomain, domain: str | None, path: str) -> dict[str, A
     numbers = {name: documents[name].to_numpy() for name in ("influence", "n_tokens", "repetition", "noise")}
     influence = numbers["influence"]
     counts, edges = np.histogram(influence, bins=_BINS if np.ptp(influence) > 0 else 1)
-    controls = np.array(documents["controls"].to_pylist(), dtype=np.float64).reshape(len(documents), -1)
+    controls = documents["controls"].combine_chunks().flatten().to_numpy().reshape(len(documents), -1)
     return {
         "domain": domain,
         "path": path,
@@ -194,7 +193,7 @@ def _summary(ranked: RankedDomain, domain: str | None, path: str) -> dict[str, A
         "selected": int(selected.sum()),
         "cut": float(influence[selected].min()),
         "mean_influence": float(influence.mean()),
-        "control_means": controls.mean(axis=0).tolist(),
+        "control_means": controls.mean(axis=0, dtype=np.float64).tolist(),
         "largest_noise": float(numbers["noise"].max()) if documents["noise"].null_count == 0 else None,
         "edges": edges.tolist(),
         "counts": counts.tolist(),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
@@ -18,8 +19,10 @@ from pipelines.influence.page import influence_page
 from pipelines.influence.ranking import RankingSettings, rank_documents
 from pipelines.influence.rows import INFLUENCE_SCHEMA
 from pipelines.inputs import FileSurvey
+from pipelines.job import Observer, RunResult, RunSettings
 from pipelines.plan import Plan
-from pipelines.run import Observer, RunResult, RunSettings, run_job
+from pipelines.report.parts import CommonParts, CommonReport
+from pipelines.run import run_job
 from pipelines.side_files import ErrorLines
 from pipelines.storage import Storage, join
 from pipelines.work import UnitWorker
@@ -48,11 +51,12 @@ def run(settings: InfluenceJobSettings, observer: Observer) -> RunResult:
 
 @dataclass(frozen=True, slots=True)
 class InfluenceJob:
-    """See :class:`pipelines.run.Job`."""
+    """See :class:`pipelines.job.Job`."""
 
     settings: InfluenceJobSettings
     name: str = JOB
     contract: RowContract = DOCUMENTS
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def probe(self) -> Callable[[], InfluenceFacts]:
         return partial(_probe, self.settings.model)
@@ -100,7 +104,7 @@ class InfluenceJob:
         return partial(_worker, replace(model, revision=facts.revision, dtype=facts.dtype))
 
     def side_files(self, plan: Plan, facts: InfluenceFacts) -> InfluenceFiles:
-        return InfluenceFiles(plan, self.settings)
+        return InfluenceFiles(CommonParts(plan, self.started_at), self.settings)
 
 
 def _probe(model: InfluenceModel) -> InfluenceFacts:
@@ -116,10 +120,11 @@ def _worker(model: InfluenceModel) -> UnitWorker:
 
 
 class InfluenceFiles:
-    """Ranks, errors and the report; see :class:`pipelines.run.SideFileWriter`."""
+    """Ranks, errors and the report; see :class:`pipelines.job.SideFileWriter`."""
 
-    def __init__(self, plan: Plan, settings: InfluenceJobSettings) -> None:
-        self._plan = plan
+    def __init__(self, common: CommonParts, settings: InfluenceJobSettings) -> None:
+        self._common = common
+        self._plan = common.plan
         self._settings = settings
         self._errors = ErrorLines()
         self._failed: Counter[str] = Counter()
@@ -128,6 +133,7 @@ class InfluenceFiles:
     def watch(self, units: Iterable[StoredUnit]) -> Iterator[StoredUnit]:
         """The same units, taken note of."""
         for stored in units:
+            self._common.add(stored)
             self._errors.add(stored)
             self._failed.update(stored.footer["errors"])
             self._tokens += stored.footer["prompt_tokens"]
@@ -140,9 +146,13 @@ class InfluenceFiles:
         folder = f"commit/{driver}"
         ranking = RankingSettings(run_uri, f"{folder}/ranked", self._settings.run.storage, self._settings.fraction)
         domains = rank_documents(ranking, [unit.unit_id for unit in self._plan.units])
-        report = self._report(domains, run_uri, resumed)
+        common = self._common.finish(run_uri, driver, write_s, resumed=resumed)
+        report = self._report(domains, common)
         errors = self._errors.write(storage, run_uri, folder)
-        contents = {REPORT_FILE: json.dumps(report, indent=1).encode(), PAGE_FILE: influence_page(report).encode()}
+        contents = {
+            REPORT_FILE: json.dumps(report, indent=1).encode(),
+            PAGE_FILE: influence_page(report, common).encode(),
+        }
         for name, data in contents.items():
             storage.create(join(run_uri, folder, name), data)
         return [errors, *(f"{folder}/{name}" for name in contents), *(domain["path"] for domain in domains)]
@@ -152,21 +162,14 @@ class InfluenceFiles:
         """What is not known or not right of the head set and the model."""
         return tuple(self._plan.provenance["warnings"])
 
-    def _report(self, domains: Sequence[dict[str, Any]], run_uri: str, resumed: bool) -> dict[str, Any]:
-        failed = sum(self._failed.values())
+    def _report(self, domains: Sequence[dict[str, Any]], common: CommonReport) -> dict[str, Any]:
+        failed, told = sum(self._failed.values()), common.model_dump(mode="json")
         return {
-            "schema_version": "1.0",
-            "run": {
-                "run_id": self._plan.run_id,
-                "job": JOB,
-                "name": self._plan.name,
-                "output": run_uri,
-                "resumed": resumed,
-                "tokens": self._tokens,
-            },
+            "schema_version": "1.1",
+            **told,
+            "run": {**told["run"], "tokens": self._tokens},
             "result": {"rows": self._plan.rows, "scored": self._plan.rows - failed, "failed": failed},
             "failed": dict(sorted(self._failed.items())),
             "domains": list(domains),
             "config": self._plan.config,
-            "provenance": self._plan.provenance,
         }

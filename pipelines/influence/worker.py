@@ -16,10 +16,18 @@ from pipelines.units import UnitRows
 from qrcore.contracts.influence import DocumentInfluence, InfluenceScorer
 from qrcore.counting import TextTokenizer
 from qrcore.errors import ScoreError
-from qrcore.heads import resolve_heads
+from qrcore.heads import HeadSet, resolve_heads
 from qrcore.loading import load_method
 from qrcore.matching import check_origin
-from qrcore.models import LanguageModel, load_language_model, open_model, setup_sha256, use_threads, weights_sha256
+from qrcore.models import (
+    LanguageModel,
+    ModelSource,
+    load_language_model,
+    open_model,
+    setup_sha256,
+    use_threads,
+    weights_sha256,
+)
 
 METHOD: Final = "attention_influence"
 
@@ -50,7 +58,7 @@ class InfluenceWorker:
     def __init__(self, settings: InfluenceModel) -> None:
         use_threads(settings.threads)
         source = open_model(settings.model, settings.revision)
-        self.heads = resolve_heads(settings.heads, source.head_set, source.shape)
+        self.heads = _heads(settings.heads, source)
         self.model: LanguageModel = load_language_model(source, dtype=settings.dtype, device=settings.device)
         self._tokenizer = TextTokenizer.load(settings.model, source.revision)
         heads = tuple(dict.fromkeys(self.heads.head_list))
@@ -77,6 +85,12 @@ class InfluenceWorker:
         documents = [self._tokenizer.encode(text) for text in texts if isinstance(text, str)]
         scored = iter(_scored(self.method, self.model, documents))
         return [text if isinstance(text, ScoreError) else next(scored) for text in texts]
+
+
+def _heads(heads: str | None, source: ModelSource) -> HeadSet:
+    """Both sets that a model ships have their names; without one the heads that copy are meant."""
+    named = (one for one in (source.copy_head_set, source.head_set) if one is not None and one.name == heads)
+    return resolve_heads(next(named, heads), source.copying_heads, source.shape)
 
 
 def _scored(

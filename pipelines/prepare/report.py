@@ -18,7 +18,7 @@ from pipelines.side_files import ErrorLines
 from pipelines.storage import Storage, join
 
 if TYPE_CHECKING:
-    from pipelines.prepare.run import PreparePlan
+    from pipelines.prepare.plan import PreparePlan
 
 _EXAMPLES: Final = 5
 
@@ -57,7 +57,7 @@ class Judged(Record):
 class PrepareReport(Record):
     """Everything that ``report.json`` says about one run of prepare."""
 
-    schema_version: str = "1.0"
+    schema_version: str = "1.1"
     run: Run
     recipe: str
     inputs: int
@@ -70,6 +70,7 @@ class PrepareReport(Record):
     judged: Judged
     config: dict[str, Any]
     provenance: dict[str, Any]
+    unit_seconds: Distribution | None = Field(default=None, description="seconds of preparing a unit, since 1.1")
 
 
 class PrepareReportBuilder:
@@ -79,6 +80,7 @@ class PrepareReportBuilder:
         self.source_rows = 0
         self._counts: Counter[str] = Counter()
         self._sizes: list[int] = []
+        self._seconds: list[float] = []
         self._numbers: dict[str, list[np.ndarray]] = {"candidates": [], "characters": [], "longest": []}
         self._seen = np.zeros(0, dtype=np.uint64)
         self._doubled: list[str] = []
@@ -89,6 +91,7 @@ class PrepareReportBuilder:
         """Take in one unit."""
         footer = marker.footer
         self.source_rows += footer["source_rows"]
+        self._seconds.append(footer["prepare_s"])
         self._sizes += [entry["size"] for entry in footer["objects"]]
         for name in ("prepared", "failed", "left_out"):
             self._counts[name] += footer[name]
@@ -154,6 +157,7 @@ class PrepareReportBuilder:
             ),
             config=plan.config,
             provenance=plan.provenance,
+            unit_seconds=distribution(self._seconds),
         )
 
     def _distribution(self, name: str) -> Distribution:
@@ -178,4 +182,5 @@ def render(report: PrepareReport) -> str:
             ("longest", "Longest candidate per query", "characters"),
         )
     }
+    drawn["unit_seconds"] = histogram("Seconds per unit", report.unit_seconds, "seconds", counted="units")
     return page_environment().get_template("prepare.html.j2").render(report=report, charts=drawn)

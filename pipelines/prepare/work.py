@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -179,7 +180,7 @@ class _UnitWriter:
     """Collects rows, puts a shard whenever enough came together, and the marker at the end."""
 
     def __init__(self, unit_id: str, work: Work) -> None:
-        self._unit_id, self._work = unit_id, work
+        self._unit_id, self._work, self._started = unit_id, work, time.monotonic()
         self._storage = Storage(work.run_uri, work.storage)
         self._schema = shard_schema(work.carry)
         self._rows: list[Row] = []
@@ -228,6 +229,7 @@ class _UnitWriter:
             "source_rows": source_rows,
             **self._counts,
             "errors": dict(self._errors),
+            "prepare_s": time.monotonic() - self._started,
             "objects": self._objects,
             "labels": [
                 *self._labels("qrels", self._judgements, QRELS_SCHEMA),

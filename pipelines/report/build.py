@@ -16,6 +16,7 @@ from pipelines.plan import Plan
 from pipelines.report import model
 from pipelines.report.costs import cost_of
 from pipelines.report.distributions import ContextCounts, distribution
+from pipelines.report.memory import memory_of
 from pipelines.report.pace import throughput, unit_of, wall_seconds
 from pipelines.report.parts import FailedRows, asked_of, committed_run
 from qrcore.matching import length_warnings
@@ -139,6 +140,7 @@ class ReportBuilder:
                 resumed=facts.resumed,
             ),
             cost=cost_of(self._plan.config, self._footers, wall_seconds(self._footers)),
+            memory=memory_of(self._footers),
             units=tuple(unit_of(footer, facts.write_seconds) for footer in self._footers),
             distributions=model.Distributions(
                 prompt_tokens=distribution(self._prompt_tokens),

@@ -7,6 +7,7 @@ from markupsafe import Markup
 from pipelines.report import charts
 from pipelines.report.bundles import BundleReport
 from pipelines.report.html import histogram, page_environment
+from pipelines.report.pace_charts import pace_charts
 
 TEMPLATE = "select.html.j2"
 
@@ -28,6 +29,7 @@ def draw(report: BundleReport) -> dict[str, Markup | None]:
         "windows": histogram("Prompts per ranking", report.rounds.windows, "prompts", "rankings"),
         "final_items": histogram("Documents in the last prompt", report.rounds.final_items, "documents", "rankings"),
         "gold": _gold(report),
+        **(pace_charts(pace.throughput, pace.units, pace.unit_seconds) if (pace := report.pace) else {}),
     }
 
 

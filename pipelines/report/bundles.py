@@ -17,7 +17,7 @@ from pipelines.measures import paired_bootstrap
 from pipelines.plan import Plan
 from pipelines.report.distributions import distribution
 from pipelines.report.model import Asked
-from pipelines.report.parts import FailedRows, asked_of
+from pipelines.report.parts import FailedRows, Pace, asked_of
 from pipelines.report.records import Distribution, ErrorGroup, Record, Run
 from qrcore.records import DETECTION_QUERY
 
@@ -79,7 +79,7 @@ class Gold(Record):
 class BundleReport(Record):
     """Everything that ``report.json`` says about one run of select."""
 
-    schema_version: str = "1.0"
+    schema_version: str = "1.1"
     run: Run
     told: str = Field(description="policy, budget, tokenizer and order in words")
     asked: Asked
@@ -88,6 +88,7 @@ class BundleReport(Record):
     tokens: Tokens
     rounds: Rounds
     gold: Gold | None = Field(description="null without judgements")
+    pace: Pace | None = Field(default=None, description="how the run went, since 1.1")
     provenance: dict[str, Any]
 
 
@@ -134,7 +135,7 @@ class BundleCounts:
             self.found[row["query_id"]] = (len(gold & kept), len(gold))
             self.judged_tokens += row["context_tokens"]
 
-    def finish(self, run: Run, gold_missing: Mapping[str, int] | None = None) -> BundleReport:
+    def finish(self, run: Run, gold_missing: Mapping[str, int] | None = None, pace: Pace | None = None) -> BundleReport:
         """The report of everything that was added. ``gold_missing``: relevant documents that are no candidates, by
         query; None without judgements."""
         plan = self.plan
@@ -151,6 +152,7 @@ class BundleCounts:
                 final_items=distribution(self.numbers["final_items"]),
             ),
             gold=self._gold(gold_missing or {}),
+            pace=pace,
             provenance=plan.provenance,
         )
 

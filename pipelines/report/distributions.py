@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+from markupsafe import Markup
 
+from pipelines.report import charts
 from pipelines.report.model import Contexts
 from pipelines.report.records import Distribution
 
@@ -31,6 +33,16 @@ def _bins(values: Sequence[float]) -> int | np.ndarray:
         return np.arange(min(values) - 0.5, max(values) + 1)  # a bar for each number
     # Values that differ by rounding alone leave no room for more edges between them.
     return _BINS if spread > 1e-9 * max(abs(max(values)), abs(min(values))) else 1
+
+
+def histogram(title: str, values: Distribution | None, axis: str, counted: str = "queries") -> Markup | None:
+    """The histogram of a distribution; None where nothing was measured, or the same value each time."""
+    # One single value is said in words: a histogram of it is a full square.
+    if values is None or values.p50 is None or values.p95 is None or not values.counts or values.p5 == values.max:
+        return None
+    return charts.histogram(
+        title, values.edges, values.counts, {"median": values.p50, "p95": values.p95}, axis, counted
+    )
 
 
 @dataclass(slots=True)

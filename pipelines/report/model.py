@@ -114,6 +114,18 @@ class Cost(Record):
     per_million_tokens: float | None = Field(description="the same per million prompt tokens")
 
 
+class ActorMemory(Record):
+    """What was predicted of an actor's memory and what it took."""
+
+    node: str = Field(description="node of the actor")
+    actor_pid: int = Field(description="its process id")
+    on_gpu: bool = Field(description="whether the model is on a GPU: then all of this is its memory")
+    predicted_bytes: Count = Field(description="what weights and the largest pass of its units were predicted to take")
+    measured_bytes: Count = Field(
+        description="the most that torch took of the GPU, or how much the process grew since it began to load the model"
+    )
+
+
 class Unit(Record):
     """One unit of work: retried and committed as a whole."""
 
@@ -264,6 +276,7 @@ class RunReport(Record):
     errors: tuple[ErrorGroup, ...] = Field(description="failed rows by code, most frequent first")
     throughput: Throughput = Field(description="how fast")
     cost: Cost | None = Field(default=None, description="what it took and cost, since 1.1")
+    memory: tuple[ActorMemory, ...] = Field(default=(), description="predicted against measured memory, since 1.2")
     units: tuple[Unit, ...] = Field(description="every unit of the run")
     distributions: Distributions = Field(description="per-row distributions")
     contexts: Contexts | None = Field(default=None, description="windows and rounds, since 1.2")

@@ -68,21 +68,23 @@ def _by_segment(
     return torch.cat(cosines, dim=1), torch.cat(sines, dim=1)
 
 
-_State = tuple[dict[str, Tensor], dict[str, Any]]
+_State = tuple[dict[str, Tensor], dict[str, Any], frozenset[str]]
 
 
 def _rotary_state(module: nn.Module) -> _State:
     with torch.inference_mode(False):
-        buffers = {name: buffer.clone() for name, buffer in module.named_buffers(recurse=False)}
+        buffers = {name: buffer.clone() for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False)}
     scalars = {name: value for name, value in vars(module).items() if name.endswith(("_cached", "_scaling"))}
-    return buffers, scalars
+    return buffers, scalars, frozenset(vars(module))
 
 
 def _restore_rotary(module: nn.Module, state: _State) -> None:
-    buffers, scalars = state
+    buffers, scalars, attributes = state
     for name, buffer in buffers.items():
         # A copy: some kinds write into their buffer in place.
         with torch.inference_mode(False):
             module.register_buffer(name, buffer.clone(), persistent=name not in module._non_persistent_buffers_set)
     for name, value in scalars.items():
         setattr(module, name, value)
+    for name in vars(module).keys() - attributes:  # what some versions keep from the first long prompt on
+        delattr(module, name)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from qrcore.errors import ScoreError
 from qrcore.records import Document
@@ -51,4 +51,39 @@ class Answerer(Protocol):
 
     def answer_many(self, questions: Sequence[Question]) -> list[Answer | ScoreError]:
         """An answer, or why there is none, to each question in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAnswer:
+    """An answer, and which of the given documents it was made from: places in the order of the prompt (``shown``), and
+    those of them that attention was pushed to (``steered``)."""
+
+    answer: Answer
+    shown: tuple[int, ...]
+    steered: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderIdentity:
+    """What a method that chooses documents is, beside its model: ``settings`` that answers depend on, the ids of its
+    head sets by what they are for, what is not known or not right of them (``warnings``), and the queries that they
+    were found on, as :func:`qrcore.matching.query_digest` writes them."""
+
+    settings: Mapping[str, Any]
+    head_sets: Mapping[str, str]
+    warnings: tuple[str, ...]
+    detection_queries: frozenset[str]
+
+
+class Reader(Protocol):
+    """Answers from documents that a method chooses, in several variants."""
+
+    @property
+    def reader_identity(self) -> ReaderIdentity: ...
+
+    def read(
+        self, question: str, documents: Sequence[Document], variants: Sequence[str], gold: Sequence[int] = ()
+    ) -> dict[str, ReadAnswer | ScoreError]:
+        """The answer of each variant, or why there is none. ``gold``: places of the right documents."""
         ...

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
 from torch import Tensor
 
 from qrcore.errors import ScoreError
+from qrcore.heads import ModelShape
 from qrcore.models import LanguageModel
 from qrcore.records import Span
+from qrcore.tokens import PromptEncoder
 
 Answering = Literal["decode", "teacher_forced"]
 
@@ -61,4 +63,38 @@ class CopyDetector(Protocol):
 
     def outcomes(self, model: LanguageModel, trials: Sequence[CopyTrial]) -> list[CopyOutcome | ScoreError]:
         """The outcome of each trial in order, or why there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PairTrial:
+    """A trial that is made, not found: pairs of a key and a value in their order, and the ``place`` (from 0) of the one
+    that is asked for."""
+
+    number: int
+    pairs: tuple[tuple[str, str], ...]
+    place: int
+
+    @property
+    def key(self) -> str:
+        """The key that is asked for."""
+        return self.pairs[self.place][0]
+
+
+class PairDetector(CopyDetector, Protocol):
+    """A copy detector that makes its own trials, in a prompt of its own."""
+
+    def trials(
+        self, texts: Sequence[str], encoder: PromptEncoder, max_tokens: int, numbers: Iterable[int]
+    ) -> Iterator[PairTrial]:
+        """The trials of these ``numbers``, with sentences of ``texts`` as values, for a model that takes
+        ``max_tokens``; what a trial is made of depends on its number and on nothing that came before."""
+        ...
+
+    def copy_trial(self, encoder: PromptEncoder, pairs: Sequence[tuple[str, str]], place: int) -> CopyTrial:
+        """The prompt over the pairs in this order, and the tokens of the value that is asked for."""
+        ...
+
+    def top(self, shape: ModelShape) -> int:
+        """How many heads of a model are chosen."""
         ...

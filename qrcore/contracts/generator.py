@@ -1,4 +1,4 @@
-"""The contract of methods that answer: prompts in, text in tokens out."""
+"""The contracts of methods that answer: prompts in, text in tokens out."""
 
 from __future__ import annotations
 
@@ -30,4 +30,18 @@ class Generator(Protocol):
 
     def answers(self, model: LanguageModel, prompts: Sequence[Sequence[int]]) -> list[Generated | ScoreError]:
         """The answer to each prompt in order, or why there is none."""
+        ...
+
+
+class Contraster(Generator, Protocol):
+    """A generator whose answers set what the model says against what it says with heads masked; figures of an answer:
+    ``mean_alpha``, the weight of the contrast, mean over ``steps``, and ``tokens_changed``, steps at which the model
+    as it is would have said another token."""
+
+    def plain(self, model: LanguageModel, prompts: Sequence[Sequence[int]]) -> list[Generated | ScoreError]:
+        """What the model says as it is."""
+        ...
+
+    def negatives(self, model: LanguageModel, prompts: Sequence[Sequence[int]]) -> list[Generated | ScoreError]:
+        """What it says with the heads masked."""
         ...

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from qrcore.records import Order
 
-MethodKind = Literal["scorer", "detector", "baseline", "copy_detector", "influence", "generator", "audit"]
+MethodKind = Literal[
+    "scorer", "detector", "baseline", "copy_detector", "influence", "generator", "context_generator", "audit"
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ the tokens up to itself 1 / (i + 1)), in the whole pass. The paper compares scor
 say what happens to documents beyond the model's length: here they are scored in pieces of about equal length, each on
 its own, and losses are weighted by tokens.
 
-Any mask makes a model worse. So the same is told for control sets: heads drawn from the same layers, outside the set.
+Any mask makes a model worse. So the same is told for control sets: as many heads drawn outside the set, from the same
+layers, or from the same and later ones.
 """
 
 from __future__ import annotations
@@ -15,25 +16,28 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from qrcore.attention.gate import Gate, GateMode
 from qrcore.attention.losses import token_losses
-from qrcore.causal import draw_same_layer
+from qrcore.causal import draw_controls, draw_same_layer
 from qrcore.contracts.influence import DocumentInfluence, repetition_rate
 from qrcore.contracts.method import Method, Needs
 from qrcore.errors import ConfigError, ScoreError
-from qrcore.heads import Head
+from qrcore.heads import Head, all_heads
 from qrcore.models import LanguageModel, out_of_memory_as_error
+
+ControlLayers = Literal["same", "same_or_later"]
 
 
 @dataclass(frozen=True, slots=True)
 class InfluenceSettings:
     """``heads``: the retrieval heads; ``mask_mode``: as in :class:`~qrcore.attention.gate.Gate`, the paper has
-    *uniform*; ``controls``: control sets, drawn with ``seed``; ``chunk_tokens``: the longest piece of a document, None
+    *uniform*; ``controls``: control sets, drawn with ``seed`` from the ``control_layers``: as many heads of the *same*
+    layers, or any of the same or later ones; ``chunk_tokens``: the longest piece of a document, None
     for as long as the model takes; ``max_tokens``: documents above it are refused, None for none; ``noise_floor``:
     repeat the pass without masks and tell how much the loss changes; ``pass_tokens``: tokens of all pieces that go
     through the model together, before they are copied; ``copies_at_once``: masked copies in one pass.
@@ -44,6 +48,7 @@ class InfluenceSettings:
     heads: tuple[Head, ...]
     mask_mode: GateMode = "uniform"
     controls: int = 5
+    control_layers: ControlLayers = "same"
     seed: int = 0
     chunk_tokens: int | None = None
     max_tokens: int | None = None
@@ -54,6 +59,10 @@ class InfluenceSettings:
     def __post_init__(self) -> None:
         if self.mask_mode not in ("uniform", "zero"):
             raise ConfigError(f"mask_mode: expected uniform or zero, got {self.mask_mode!r}. Choose one of these.")
+        if self.control_layers not in ("same", "same_or_later"):
+            raise ConfigError(
+                f"control_layers: expected same or same_or_later, got {self.control_layers!r}. Choose one of these."
+            )
         lowest = {"controls": 0, "chunk_tokens": 3, "max_tokens": 1, "pass_tokens": 1, "copies_at_once": 1}
         for name, least in lowest.items():
             value = getattr(self, name)
@@ -75,6 +84,7 @@ class AttentionInfluence:
         return {
             **gate.record,
             "controls": chosen.controls,
+            "control_layers": chosen.control_layers,
             "seed": chosen.seed,
             "chunk_tokens": chosen.chunk_tokens,
             "max_tokens": chosen.max_tokens,
@@ -86,7 +96,10 @@ class AttentionInfluence:
         chosen = self._settings
         if not chosen.heads:
             return []
-        return draw_same_layer(chosen.heads, model.decoder.source.shape, chosen.controls, chosen.seed)
+        shape = model.decoder.source.shape
+        if chosen.control_layers == "same":
+            return draw_same_layer(chosen.heads, shape, chosen.controls, chosen.seed)
+        return draw_controls(chosen.heads, all_heads(shape).head_list, chosen.controls, chosen.seed)
 
     def score(self, model: LanguageModel, documents: Sequence[Sequence[int]]) -> list[DocumentInfluence | ScoreError]:
         """The influence on each document in order, or why there is none."""

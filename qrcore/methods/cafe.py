@@ -8,8 +8,8 @@ on all heads while the answer is generated.
 
 The print has ``softmax((Q K^T + B) / sqrt(d))``, which divides ``delta`` by the root of the head size; here it is added
 to the scaled logits unless ``bias_inside_scale`` asks for the print. Its ``delta`` is log 10 in one section and log 13
-in another. Heads of both stages are detected on labelled samples: a head's score is the share of its mass on the gold
-documents, summed over them, mean over samples (:func:`gold_share`).
+in another. Heads of both stages are detected on labelled samples, those of the second on shortened lists
+(:mod:`qrcore.methods.share`).
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from functools import cached_property
+from typing import Any, Final, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from qrcore.attention.gate import Gate
 from qrcore.attention.read import Suffix, read_attention
-from qrcore.contracts.generator import Generated
+from qrcore.contracts.context_generator import ContextAnswer
 from qrcore.contracts.method import Method, Needs
 from qrcore.decode import decode_greedy
 from qrcore.errors import ConfigError, ScoreError
@@ -33,6 +34,7 @@ from qrcore.heads import Head, all_heads
 from qrcore.models import LanguageModel, out_of_memory_as_error
 from qrcore.prompts import PromptFormat
 from qrcore.records import Document, Span
+from qrcore.scoring import document_shares
 from qrcore.tokens import EncodedPrompt, PromptEncoder
 
 #: *cafe*: both stages; *filter*: the first alone; *random_order*: both, the kept documents shuffled; *full*: all
@@ -40,14 +42,16 @@ from qrcore.tokens import EncodedPrompt, PromptEncoder
 Variant = Literal["cafe", "filter", "random_order", "full", "oracle"]
 SteeredRows = Literal["question", "question_and_answer"]
 
-_ENDLESS = 2**62
+_STEERED: Final = ("cafe", "random_order")
+_ENDLESS: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True)
 class CafeSettings:
     """``coarse_heads`` and ``fine_heads``: best first, of which the first ``coarse_count`` (K1) and ``fine_count`` (K2)
-    are used; ``coarse_top`` (M1) and ``fine_top`` (M2): documents of each head; ``delta``: what is added to logits;
-    ``rows``: the tokens that are steered, as printed those of the *question*, or all from there on.
+    are used, without fine ones only the first stage can be; ``coarse_top`` (M1) and ``fine_top`` (M2): documents of
+    each head; ``delta``: what is added to logits; ``rows``: the tokens that are steered, as printed those of the
+    *question*, or all from there on; ``seed``: of the random order, with the question.
 
     Raises :class:`ConfigError` for values that nothing can be answered with.
     """
@@ -65,8 +69,8 @@ class CafeSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.coarse_heads or not self.fine_heads:
-            raise ConfigError("cafe heads: expected at least one head for each stage, got none. Detect them first.")
+        if not self.coarse_heads:
+            raise ConfigError("coarse_heads: expected at least one head, got none. Detect some first.")
         for name in ("coarse_count", "coarse_top", "fine_count", "fine_top", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}. Raise it.")
@@ -86,18 +90,6 @@ class CafePrompt:
     encoded: EncodedPrompt
 
 
-def document_shares(attention: Tensor, spans: Sequence[Span]) -> Tensor:
-    """``beta``, ``[head, doc]``, from attention ``[head, token]`` of the question to the prompt; 0 where a head looks
-    at no document."""
-    masses = torch.stack([attention[:, span.start : span.stop].sum(dim=-1) for span in spans], dim=-1)
-    return masses / masses.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(masses.dtype).tiny)
-
-
-def gold_share(shares: Tensor, gold: Sequence[int]) -> Tensor:
-    """A head's score on one sample, ``[head]``: its share on the documents ``gold``, summed."""
-    return shares[:, list(gold)].sum(dim=-1)
-
-
 def best_of_each(shares: Tensor, top: int) -> tuple[int, ...]:
     """Documents among the ``top`` of any head, worst first by the sum over heads; of equals the first stands last."""
     chosen = {int(place) for of_head in shares for place in _top(of_head, top)}
@@ -110,8 +102,8 @@ def _top(shares: Tensor, top: int) -> list[int]:
 
 
 class Cafe:
-    """Answers questions over documents with one prompt format; figures of an answer: ``documents`` shown, ``steered``,
-    ``prompt_tokens``."""
+    """Answers questions over documents with one prompt format; see
+    :class:`qrcore.contracts.context_generator.ContextGenerator`."""
 
     def __init__(self, settings: CafeSettings, encoder: PromptEncoder, prompt: PromptFormat) -> None:
         self._settings = settings
@@ -167,16 +159,26 @@ class Cafe:
     ) -> CafePrompt:
         """What the variant shows and pushes. ``gold``: places of the right documents, for *oracle*. Raises
         :class:`ScoreError` for a question or documents that no prompt can be made of."""
-        if variant not in get_args(Variant):
-            raise ConfigError(f"variant: expected one of {', '.join(get_args(Variant))}; got {variant!r}. Choose one.")
-        shown = self._shown(model, question, documents, variant, gold)
-        ordered = [documents[place] for place in shown]
-        steered: tuple[int, ...] = ()
-        if variant in ("cafe", "random_order"):
-            heads = self._settings.fine_heads[: self._settings.fine_count]
-            fine = self.shares(model, question, ordered, heads)
-            steered = tuple(shown[place] for place in best_of_each(fine, self._settings.fine_top))
-        return CafePrompt(shown, steered, self._encoder.encode(self._prompt, question, ordered))
+        return self._prompt_of(variant, _Stages(self, model, question, documents), gold)
+
+    def answers(
+        self,
+        model: LanguageModel,
+        question: str,
+        documents: Sequence[Document],
+        variants: Sequence[str],
+        gold: Sequence[int] = (),
+    ) -> dict[str, ContextAnswer | ScoreError]:
+        """The greedy answer of each variant, or why there is none; what several need is read once."""
+        stages = _Stages(self, model, question, documents)
+        answers: dict[str, ContextAnswer | ScoreError] = {}
+        for variant in variants:
+            try:
+                answers[variant] = self._answer(model, self._prompt_of(variant, stages, gold))
+            except ScoreError as error:
+                error.__traceback__ = error.__context__ = None  # frames hold the attention of the whole context
+                answers[variant] = error
+        return answers
 
     def answer(
         self,
@@ -185,21 +187,16 @@ class Cafe:
         documents: Sequence[Document],
         variant: Variant = "cafe",
         gold: Sequence[int] = (),
-    ) -> Generated:
-        """The greedy answer of a variant. Raises :class:`ScoreError`."""
-        made = self.prompt(model, question, documents, variant, gold)
-        ids = made.encoded.ids
-        _check_length(len(ids) + self._settings.max_new_tokens, model)
+    ) -> ContextAnswer:
+        """The greedy answer of one variant. Raises :class:`ScoreError`."""
+        return self._answer(model, self.prompt(model, question, documents, variant, gold))
+
+    def _answer(self, model: LanguageModel, made: CafePrompt) -> ContextAnswer:
+        ids, longest = made.encoded.ids, self._settings.max_new_tokens
+        _check_length(len(ids) + longest, model)
         with out_of_memory_as_error():
-            (found,) = decode_greedy(
-                model.model,
-                [ids],
-                self._settings.max_new_tokens,
-                model.end_ids,
-                gates=[self.gates(model, made)],
-            )
-        figures = {"documents": len(made.shown), "steered": len(made.steered), "prompt_tokens": len(ids)}
-        return Generated(found.ids, found.ended, figures)
+            (found,) = decode_greedy(model.model, [ids], longest, model.end_ids, gates=[self.gates(model, made)])
+        return ContextAnswer(found.ids, found.ended, len(ids), made.shown, made.steered)
 
     def gates(self, model: LanguageModel, made: CafePrompt) -> tuple[Gate, ...]:
         """What pushes the question's attention to the steered documents; none where there are none."""
@@ -214,27 +211,65 @@ class Cafe:
         queries = span if self._settings.rows == "question" else Span(span.start, _ENDLESS)
         return (Gate("bias", all_heads(shape).head_list, keys=keys, delta=delta, queries=queries),)
 
-    def _shown(
-        self,
-        model: LanguageModel,
-        question: str,
-        documents: Sequence[Document],
-        variant: Variant,
-        gold: Sequence[int],
-    ) -> tuple[int, ...]:
-        _check_given(question, documents, variant, gold)
+    def _prompt_of(self, variant: str, stages: _Stages, gold: Sequence[int]) -> CafePrompt:
+        _check_variant(variant, self._settings)
+        _check_given(stages.question, stages.documents, variant, gold)
+        shown = self._shown(variant, stages, gold)
+        steered: tuple[int, ...] = ()
+        if variant in _STEERED:
+            fine = stages.fine_shares(shown)
+            steered = tuple(shown[place] for place in best_of_each(fine, self._settings.fine_top))
+        ordered = [stages.documents[place] for place in shown]
+        return CafePrompt(shown, steered, self._encoder.encode(self._prompt, stages.question, ordered))
+
+    def _shown(self, variant: str, stages: _Stages, gold: Sequence[int]) -> tuple[int, ...]:
         if variant == "full":
-            return tuple(range(len(documents)))
+            return tuple(range(len(stages.documents)))
         if variant == "oracle":
             return tuple(gold)
-        heads = self._settings.coarse_heads[: self._settings.coarse_count]
-        kept = best_of_each(self.shares(model, question, documents, heads), self._settings.coarse_top)
+        kept = best_of_each(stages.coarse_shares, self._settings.coarse_top)
         if variant == "random_order":
-            return tuple(random.Random(self._settings.seed).sample(kept, len(kept)))
+            # The same places of every list would be no random order.
+            return tuple(random.Random(f"{self._settings.seed}/{stages.question}").sample(kept, len(kept)))
         return kept
 
+    def coarse_shares(self, model: LanguageModel, question: str, documents: Sequence[Document]) -> Tensor:
+        """``beta`` of the first stage's heads."""
+        return self.shares(model, question, documents, self._settings.coarse_heads[: self._settings.coarse_count])
 
-def _check_given(question: str, documents: Sequence[Document], variant: Variant, gold: Sequence[int]) -> None:
+    def fine_shares(self, model: LanguageModel, question: str, documents: Sequence[Document]) -> Tensor:
+        """``beta`` of the second stage's heads."""
+        return self.shares(model, question, documents, self._settings.fine_heads[: self._settings.fine_count])
+
+
+class _Stages:
+    """What both stages read of one question's documents, each once. A length that does not fit is found each time."""
+
+    def __init__(self, cafe: Cafe, model: LanguageModel, question: str, documents: Sequence[Document]) -> None:
+        self._cafe, self._model, self.question, self.documents = cafe, model, question, documents
+        self._fine: dict[tuple[int, ...], Tensor] = {}
+
+    @cached_property
+    def coarse_shares(self) -> Tensor:
+        return self._cafe.coarse_shares(self._model, self.question, self.documents)
+
+    def fine_shares(self, shown: tuple[int, ...]) -> Tensor:
+        if shown not in self._fine:
+            ordered = [self.documents[place] for place in shown]
+            self._fine[shown] = self._cafe.fine_shares(self._model, self.question, ordered)
+        return self._fine[shown]
+
+
+def _check_variant(variant: str, settings: CafeSettings) -> None:
+    if variant not in get_args(Variant):
+        raise ConfigError(f"variant: expected one of {', '.join(get_args(Variant))}; got {variant!r}. Choose one.")
+    if variant in _STEERED and not settings.fine_heads:
+        raise ConfigError(
+            f"fine_heads: expected at least one head for {variant}, got none. Detect some, or choose filter."
+        )
+
+
+def _check_given(question: str, documents: Sequence[Document], variant: str, gold: Sequence[int]) -> None:
     if not question.strip():
         raise ScoreError(
             "empty_query", "question: expected text, got none. Leave the row out or fill it in.", stage="tokenise"
@@ -260,10 +295,21 @@ def _check_length(tokens: int, model: LanguageModel) -> None:
         )
 
 
+def build(
+    encoder: PromptEncoder,
+    prompt: PromptFormat,
+    coarse_heads: Sequence[Head],
+    fine_heads: Sequence[Head] = (),
+    **settings: Any,
+) -> Cafe:
+    """The method of these heads; ``settings``: the other fields of :class:`CafeSettings`."""
+    return Cafe(CafeSettings(tuple(coarse_heads), tuple(fine_heads), **settings), encoder, prompt)
+
+
 METHOD = Method(
     name="cafe",
-    kind="generator",
+    kind="context_generator",
     source="CAFE, arXiv 2505.10063",
     needs=Needs(depth="full"),
-    build=Cafe,
+    build=build,
 )

@@ -15,20 +15,15 @@ exceed 1.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from qrcore.attention.top_keys import read_top_keys
 from qrcore.contracts.copy_detector import Answering, CopyOutcome, CopyTrial
 from qrcore.contracts.method import Method, Needs
+from qrcore.copying import head_shares, token_recall, trial_problem
 from qrcore.decode import decode_greedy
 from qrcore.errors import ConfigError, ScoreError
 from qrcore.models import LanguageModel, out_of_memory_as_error
-from qrcore.records import Span
 
 
 class CopyScore:
@@ -66,56 +61,16 @@ class CopyScore:
         return [((), one.ids) for one in decoded]
 
 
-def copied_share(top_keys: Tensor, ids: Sequence[int], answer: Span, needle: Span) -> Tensor:
-    """Copying steps over the needle's tokens, ``[...]``, from top keys ``[..., step]``.
-
-    ``ids``: prompt and answer; step i generates the token ``answer.start + i`` of them.
-    """
-    tokens = torch.tensor(list(ids), device=top_keys.device)
-    generated = tokens[answer.start : answer.stop]
-    inside = (top_keys >= needle.start) & (top_keys < needle.stop)
-    copied = inside & (tokens[top_keys] == generated)
-    return copied.sum(dim=-1) / (needle.stop - needle.start)
-
-
-def token_recall(found: Sequence[int], wanted: Sequence[int]) -> float:
-    """The share of ``wanted`` tokens that ``found`` holds, with multiplicity (ROUGE-1 recall over tokens)."""
-    return (Counter(found) & Counter(wanted)).total() / len(wanted)
-
-
 def _outcome(
     model: LanguageModel, trial: CopyTrial, prefix: tuple[int, ...], answer_ids: tuple[int, ...]
 ) -> CopyOutcome:
-    shape = model.decoder.source.shape
     recall = token_recall(answer_ids, trial.needle_ids)
-    if not answer_ids:
-        return CopyOutcome(torch.zeros(shape.layers, shape.query_heads), answer_ids, recall)
-    ids = (*trial.prompt_ids, *prefix, *answer_ids)
-    answer = Span(len(ids) - len(answer_ids), len(ids))
-    with torch.inference_mode(), out_of_memory_as_error():
-        # The row of a token tells the next one.
-        top_keys = read_top_keys(model.decoder.model, ids[:-1], rows=len(answer_ids))
-    return CopyOutcome(copied_share(top_keys, ids, answer, trial.needle).cpu(), answer_ids, recall)
+    return CopyOutcome(head_shares(model, trial, prefix, answer_ids), answer_ids, recall)
 
 
 def _problem(model: LanguageModel, trial: CopyTrial, method: CopyScore) -> ScoreError | None:
-    if not 0 <= trial.needle.start < trial.needle.stop <= len(trial.prompt_ids):
-        return ScoreError(
-            "no_needle",
-            f"needle: expected tokens of the prompt (0 to {len(trial.prompt_ids)}), got {trial.needle.start} to "
-            f"{trial.needle.stop}. Build the trial from the prompt that holds the needle.",
-            stage="tokenise",
-        )
-    answer = len(trial.answer_prefix) + len(trial.needle_ids)
-    longest = len(trial.prompt_ids) + (answer if method.answering == "teacher_forced" else method.max_new_tokens)
-    limit = model.decoder.source.max_tokens
-    if longest <= limit:
-        return None
-    return ScoreError(
-        "context_too_long",
-        f"trial: expected at most {limit} tokens with its answer for this model, got {longest}. Use shorter haystacks.",
-        stage="tokenise",
-    )
+    forced = len(trial.answer_prefix) + len(trial.needle_ids)
+    return trial_problem(model, trial, forced if method.answering == "teacher_forced" else method.max_new_tokens)
 
 
 METHOD = Method(

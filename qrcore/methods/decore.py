@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -83,13 +83,13 @@ def entropy(logits: Tensor) -> Tensor:
     return -(logs.exp() * logs.masked_fill(torch.isneginf(logs), 0.0)).sum(dim=-1)
 
 
-def support(answer: Sequence[int], context: Sequence[int]) -> float:
+def support(answer: Sequence[Hashable], context: Sequence[Hashable]) -> float:
     """The share of an answer's tokens that the context holds, with multiplicity, 0 to 1; 0 for an empty answer."""
     return (Counter(answer) & Counter(context)).total() / len(answer) if answer else 0.0
 
 
 class DeCoRe:
-    """See :class:`qrcore.contracts.generator.Generator`; figures: ``mean_alpha``, ``steps``, and ``tokens_changed``,
+    """See :class:`qrcore.contracts.generator.Contraster`; figures: ``mean_alpha``, ``steps``, and ``tokens_changed``,
     steps at which the base alone would have said another token."""
 
     def __init__(self, settings: DecoreSettings) -> None:
@@ -109,46 +109,66 @@ class DeCoRe:
 
     def answers(self, model: LanguageModel, prompts: Sequence[Sequence[int]]) -> list[Generated | ScoreError]:
         """The contrasted answer to each prompt in order, or why there is none."""
-        problems = [_problem(model, prompt, self._settings.max_new_tokens) for prompt in prompts]
-        usable = [prompt for prompt, problem in zip(prompts, problems, strict=True) if problem is None]
-        with out_of_memory_as_error():
-            found = iter(self._contrasted(model, usable))
-        return [problem or next(found) for problem in problems]
+        return self._where_possible(model, prompts, self._contrasted)
+
+    def plain(self, model: LanguageModel, prompts: Sequence[Sequence[int]]) -> list[Generated | ScoreError]:
+        """What the model says as it is."""
+        return self._where_possible(model, prompts, self._greedy)
 
     def negatives(self, model: LanguageModel, prompts: Sequence[Sequence[int]]) -> list[Generated | ScoreError]:
         """What the model says with its heads masked; figures: ``steps`` and ``support``, the share of the answer's
         tokens that the prompt holds."""
+        return self._where_possible(model, prompts, self._masked)
+
+    def _where_possible(
+        self, model: LanguageModel, prompts: Sequence[Sequence[int]], generate: _Generate
+    ) -> list[Generated | ScoreError]:
+        """What ``generate`` gives for the prompts that can be answered, and for the others why they cannot."""
         problems = [_problem(model, prompt, self._settings.max_new_tokens) for prompt in prompts]
         usable = [prompt for prompt, problem in zip(prompts, problems, strict=True) if problem is None]
-        gates = [(self._settings.gate,)] * len(usable)
         with out_of_memory_as_error():
-            decoded = decode_greedy(model.model, usable, self._settings.max_new_tokens, model.end_ids, gates=gates)
-        found = iter(
-            Generated(one.ids, one.ended, {"steps": _steps(one), "support": support(one.ids, prompt)})
-            for one, prompt in zip(decoded, usable, strict=True)
-        )
+            found = iter(generate(model, usable))
         return [problem or next(found) for problem in problems]
 
+    def _greedy(
+        self, model: LanguageModel, prompts: Sequence[Sequence[int]], gates: Sequence[Sequence[Gate]] = ()
+    ) -> list[Generated | ScoreError]:
+        watched = _Watched()
+
+        def hook(step: int, logits: Tensor) -> Tensor:
+            watched.note(step, logits[None])
+            return logits
+
+        decoded = decode_greedy(model.model, prompts, self._settings.max_new_tokens, model.end_ids, hook, gates)
+        return [_answer(one, steps) for one, steps in zip(decoded, watched.rows, strict=True)]
+
+    def _masked(self, model: LanguageModel, prompts: Sequence[Sequence[int]]) -> list[Generated | ScoreError]:
+        answers = self._greedy(model, prompts, [(self._settings.gate,)] * len(prompts))
+        return [
+            one
+            if isinstance(one, ScoreError)
+            else replace(one, figures={"steps": one.figures["steps"], "support": support(one.ids, prompt)})
+            for one, prompt in zip(answers, prompts, strict=True)
+        ]
+
     def _contrasted(self, model: LanguageModel, prompts: Sequence[Sequence[int]]) -> list[Generated | ScoreError]:
-        limit, ends = self._settings.max_new_tokens, model.end_ids
         if self._settings.alpha == 0 or not self._settings.heads:
-            plain = decode_greedy(model.model, prompts, limit, ends)
-            return [_answer(one, [], []) for one in plain]
+            return self._greedy(model, prompts)
         watched = _Watched()
 
         def hook(step: int, logits: Tensor) -> Tensor:
             base, masked = logits
             alpha = self._alpha(base)
             chosen = contrast(base, masked, alpha)
-            watched.note(step, alpha, chosen.argmax(dim=-1) != base.argmax(dim=-1))
+            watched.note(step, logits, alpha, chosen.argmax(dim=-1) != base.argmax(dim=-1))
             return chosen
 
-        nothing, masked = [()] * len(prompts), [(self._settings.gate,)] * len(prompts)
-        decoded = decode_streams(model.model, prompts, limit, [nothing, masked], hook, ends)
-        return [
-            _answer(one, alphas, changed)
-            for one, alphas, changed in zip(decoded, watched.alphas, watched.changed, strict=True)
-        ]
+        nothing: list[tuple[Gate, ...]] = [()] * len(prompts)
+        masked = [(self._settings.gate,)] * len(prompts)
+        decoded = decode_streams(
+            model.model, prompts, self._settings.max_new_tokens, [nothing, masked], hook, model.end_ids
+        )
+        return [_answer(one, steps) for one, steps in zip(decoded, watched.rows, strict=True)]
 
     def _alpha(self, base: Tensor) -> Tensor:
         if self._settings.alpha is not None:
@@ -159,43 +179,53 @@ class DeCoRe:
         return alpha if self._settings.alpha_cap is None else alpha.clamp(max=self._settings.alpha_cap)
 
 
+class _Generate(Protocol):
+    def __call__(self, model: LanguageModel, prompts: Sequence[Sequence[int]]) -> list[Generated | ScoreError]: ...
+
+
+class _Step(NamedTuple):
+    """``a``, whether it changed the token, and whether every stream's logits were those of a distribution."""
+
+    alpha: float
+    changed: bool
+    sound: bool
+
+
 class _Watched:
-    """``a`` of every step and whether it changed the token, by row; rows come in one batch or in several."""
+    """Every step of every row; rows come in one batch or in several."""
 
     def __init__(self) -> None:
-        self.alphas: list[list[float]] = []
-        self.changed: list[list[bool]] = []
+        self.rows: list[list[_Step]] = []
         self._first = 0
 
-    def note(self, step: int, alpha: Tensor, changed: Tensor) -> None:
+    def note(self, step: int, logits: Tensor, alpha: Tensor | None = None, changed: Tensor | None = None) -> None:
+        """``logits``: ``[stream, row, vocabulary]``; without ``alpha`` nothing was contrasted."""
+        # NaN is below nothing and above nothing; a token may be impossible, all of them may not.
+        sound = ((logits < math.inf).all(dim=-1) & (logits > -math.inf).any(dim=-1)).all(dim=0).tolist()
+        alphas = [0.0] * len(sound) if alpha is None else alpha.tolist()
+        others = [False] * len(sound) if changed is None else changed.tolist()
         if step == 0:
-            self._first = len(self.alphas)
-            self.alphas += [[] for _ in alpha]
-            self.changed += [[] for _ in alpha]
-        for row, (one, other) in enumerate(zip(alpha.tolist(), changed.tolist(), strict=True), start=self._first):
-            self.alphas[row].append(one)
-            self.changed[row].append(other)
+            self._first = len(self.rows)
+            self.rows += [[] for _ in sound]
+        for row, told in enumerate(zip(alphas, others, sound, strict=True), start=self._first):
+            self.rows[row].append(_Step(*told))
 
 
-def _answer(decoded: Decoded, alphas: Sequence[float], changed: Sequence[bool]) -> Generated | ScoreError:
+def _answer(decoded: Decoded, steps: Sequence[_Step]) -> Generated | ScoreError:
     """Steps behind a row's own end belong to its neighbours and do not count."""
-    steps = _steps(decoded)
-    if not all(map(math.isfinite, alphas[:steps])):
+    steps = steps[: len(decoded.ids) + decoded.ended]
+    if not all(one.sound for one in steps):
         return ScoreError(
             "non_finite",
-            "entropy: expected finite numbers, got NaN or infinity. Run again with dtype=float32.",
+            "logits: expected finite numbers, got NaN or infinity. Run again with dtype=float32.",
             stage="score",
         )
     figures = {
-        "mean_alpha": sum(alphas[:steps]) / steps if alphas else 0.0,
-        "tokens_changed": float(sum(changed[:steps])),
-        "steps": float(steps),
+        "mean_alpha": sum(one.alpha for one in steps) / len(steps),
+        "tokens_changed": float(sum(one.changed for one in steps)),
+        "steps": float(len(steps)),
     }
     return Generated(decoded.ids, decoded.ended, figures)
-
-
-def _steps(decoded: Decoded) -> int:
-    return len(decoded.ids) + decoded.ended
 
 
 def _problem(model: LanguageModel, prompt: Sequence[int], max_new_tokens: int) -> ScoreError | None:
@@ -214,10 +244,15 @@ def _problem(model: LanguageModel, prompt: Sequence[int], max_new_tokens: int) -
     return None
 
 
+def build(heads: Sequence[Head], **settings: Any) -> DeCoRe:
+    """The method for these heads; ``settings``: fields of :class:`DecoreSettings`."""
+    return DeCoRe(DecoreSettings(tuple(heads), **settings))
+
+
 METHOD = Method(
     name="decore",
     kind="generator",
     source="DeCoRe, arXiv 2410.18860; negatives as in RHIO, arXiv 2501.13573",
     needs=Needs(depth="full"),
-    build=DeCoRe,
+    build=build,
 )

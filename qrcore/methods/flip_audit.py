@@ -23,8 +23,7 @@ masked one once for all masks.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -36,6 +35,7 @@ from qrcore.attention.call import AttentionCall, Fork, LayerRead, PackedLayout
 from qrcore.attention.gate import Gate, GateMode, first_layer, layer_gates, on_row
 from qrcore.attention.losses import head_logits
 from qrcore.attention.read import LayerReader
+from qrcore.contracts.auditor import FlipTrial, Verdict
 from qrcore.contracts.method import Method, Needs
 from qrcore.errors import ConfigError, ScoreError
 from qrcore.heads import Head, all_heads
@@ -44,39 +44,6 @@ from qrcore.records import Span
 
 #: A model is coherent if "yes" or "no" is among so many likeliest next tokens.
 _COHERENT_AMONG: Final = 5
-
-
-@dataclass(frozen=True, slots=True)
-class FollowUp:
-    """Turn 2: its tokens, up to where the verdict begins, and which of them name the options."""
-
-    ids: tuple[int, ...]
-    options: Span
-
-
-@dataclass(frozen=True, slots=True)
-class FlipTrial:
-    """``first_turn``: prompt and answer, with what ends the answer; ``follow_ups``: ways to ask again."""
-
-    first_turn: tuple[int, ...]
-    follow_ups: tuple[FollowUp, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the model says when asked again. ``logit_margin``: logit of the likeliest "yes" token over that of the
-    likeliest "no" token; ``entropy``: of the next token, in nats."""
-
-    p_yes: float
-    p_no: float
-    logit_margin: float
-    entropy: float
-    coherent: bool
-
-    @property
-    def flipped(self) -> bool:
-        """Whether "no" is likelier."""
-        return self.p_no > self.p_yes
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +72,7 @@ class FlipSettings:
 
 
 class FlipAudit:
-    """Verdicts with and without heads, and where every head looks when the model is asked again."""
+    """See :class:`qrcore.contracts.auditor.Auditor`."""
 
     def __init__(self, settings: FlipSettings) -> None:
         self._settings = settings
@@ -185,28 +152,6 @@ class FlipAudit:
         )
 
 
-def case_of(flipped: bool, looks: bool) -> int:
-    """The case (1 to 4) of one head on one row."""
-    if flipped:
-        return 1 if looks else 3
-    return 4 if looks else 2
-
-
-def count_cases(rows: Iterable[tuple[bool, Mapping[Head, bool]]]) -> dict[Head, Counter[int]]:
-    """Cases of every head over rows of (flipped, looks by head)."""
-    counts: dict[Head, Counter[int]] = {}
-    for flipped, looks in rows:
-        for head, looked in looks.items():
-            counts.setdefault(head, Counter())[case_of(flipped, looked)] += 1
-    return counts
-
-
-def rank_heads(counts: Mapping[Head, Counter[int]]) -> list[tuple[Head, float]]:
-    """Heads by the share of rows in the union of cases 1 and 2, best first; of equal heads the first of the model."""
-    scores = {head: (cases[1] + cases[2]) / cases.total() for head, cases in counts.items()}
-    return sorted(scores.items(), key=lambda entry: (-entry[1], entry[0]))
-
-
 @dataclass(frozen=True, slots=True)
 class FlipRates:
     """Over rows with a known right or wrong answer. ``yes_correct`` and ``yes_wrong``: share that the model stands by
@@ -270,10 +215,15 @@ def _check(model: LanguageModel, trial: FlipTrial) -> None:
         )
 
 
+def build(**settings: Any) -> FlipAudit:
+    """The method; ``settings``: fields of :class:`FlipSettings`."""
+    return FlipAudit(FlipSettings(**settings))
+
+
 METHOD = Method(
     name="flip_audit",
     kind="audit",
     source="Unwanted uncertainty, arXiv 2510.22866 (our reading of the abstract and of third-party notes)",
     needs=Needs(depth="full"),
-    build=FlipAudit,
+    build=build,
 )

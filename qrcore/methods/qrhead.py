@@ -7,6 +7,7 @@ its tokens, summed over the chosen heads, minus the same for an empty query, wit
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from qrcore.attention.compiled import CompiledParts
 from qrcore.attention.read import SharedPrompt, Suffix, read_packed
 from qrcore.attention.rotary import rotary_class
 from qrcore.contracts.method import Method, Needs
@@ -32,6 +34,7 @@ from qrcore.models import (
     weights_sha256,
 )
 from qrcore.packing import plan_passes
+from qrcore.passes import tell_pass
 from qrcore.prompts import PromptFormat
 from qrcore.records import UNINFORMATIVE_QUERY, Document, Order, Ranking, RankRequest, ScorerIdentity
 from qrcore.scoring import calibrate, pool_documents, rank_documents
@@ -79,6 +82,7 @@ class QRHeadScorer:
         self._unique_heads = unique_heads(heads.head_list)
         self._encoder = request_encoder(model.tokenizer, model.source, heads, settings, self.max_tokens)
         self._check_memory()
+        self._compiled = CompiledParts(model.model) if self.engine.compile else None
 
     @property
     def max_tokens(self) -> int:
@@ -198,7 +202,7 @@ class QRHeadScorer:
         unread = {place: entry for place, entry in enumerate(entries) if place not in answers}
         places, requests = list(unread), [entry for entry in unread.values() if isinstance(entry, EncodedRequest)]
         position = 0
-        for groups in plan_passes(requests, self.engine.pack_tokens, self._prompt_class):
+        for groups in plan_passes(requests, self._pass_tokens, self._prompt_class):
             together = [[requests[place] for place in group.places] for group in groups]
             ranked = [places[place] for group in groups for place in group.places]
             answers.update(zip(ranked, self._rank_together(together), strict=True))
@@ -244,7 +248,9 @@ class QRHeadScorer:
 
     def _read(self, groups: _Groups) -> list[Reading]:
         """One pass: a segment for each group of requests over the same documents."""
-        with torch.inference_mode(), chosen_kernel(self.engine):
+        tell_pass(lambda: self._pass_bytes(groups))
+        compiled = self._compiled.in_place() if self._compiled else nullcontext()
+        with torch.inference_mode(), chosen_kernel(self.engine), compiled:
             attention = read_packed(
                 self.model.model,
                 [_shared_prompt(group) for group in groups],
@@ -282,6 +288,12 @@ class QRHeadScorer:
 
     def _prompt_class(self, tokens: int) -> int:
         return rotary_class(self.model.source.config, tokens)
+
+    @cached_property
+    def _pass_tokens(self) -> int:
+        """Tokens of short prompts that share a pass: as many as are asked for, and as fit beside the weights."""
+        fitting = self.largest_pass
+        return self.engine.pack_tokens if fitting is None else min(self.engine.pack_tokens, fitting)
 
     @cached_property
     def _memory(self) -> PassMemory:

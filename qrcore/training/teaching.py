@@ -55,7 +55,7 @@ class HeadLesson:
     """Collects the loss of the taught heads during one forward pass over `batch`.
 
     For each query the attention of its tokens is averaged and summed over each document's tokens, as QRHead scores
-    documents (Zhang et al. 2025, eq. 1); the loss is the cross-entropy of the asked document among all documents, for
+    documents (arXiv 2506.09944, Eq. 2); the loss is the cross-entropy of the asked document among all documents, for
     each head by itself and for the heads together, in equal parts. Under the null query, which scores are calibrated
     by, no taught head is to look at a document. ``hits`` tells of each query whether the taught heads together look
     most at the document asked for.

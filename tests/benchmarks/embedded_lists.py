@@ -133,8 +133,8 @@ BUILDERS: Final[dict[str, Callable[[], JudgedRows]]] = {
 }
 
 
-def read_collection(name: str, collections: Path = COLLECTIONS) -> JudgedRows:
-    folder = collections / name
+def read_collection(name: str, collections: Path | None = None) -> JudgedRows:
+    folder = (collections or COLLECTIONS) / name
     qrels: dict[str, dict[str, int]] = {}
     for row in _rows(folder / "qrels.parquet"):
         qrels.setdefault(row["query_id"], {})[row["doc_id"]] = row["relevance"]

@@ -1,19 +1,21 @@
 """The engine against a fair reference, against stock forward passes, and against the arithmetic that is needed.
 
 ``python -m tests.benchmarks.engine`` (or ``make bench``) measures, on the model of :mod:`tests.benchmarks.subject`:
-one query at 1k, 2k and 4k tokens; 1 to 64 queries over the same 4k tokens; and the share of the floor. The ways are run
-in turn and ratios are taken round by round. Writes ``results/engine.json``.
+one query at 1k, 2k and 4k tokens; 1 to 64 queries over the same 4k tokens; the share of the floor; and compiling. The
+ways are run in turn and ratios are taken round by round. Writes ``results/engine.json``.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import time
 from typing import Any, Final
 
 import torch
 from torch.nn import functional
 
+from qrcore.attention.compiled import CompiledParts
 from qrcore.attention.read import read_packed
 from tests.benchmarks import machine, reference, subject
 from tests.benchmarks.machine import Paired, paired
@@ -94,6 +96,31 @@ def shared_context(queries: int, rounds: int = 2) -> dict[str, Any]:
     }
 
 
+def compiled(tokens: int = 2048, rounds: int = _ROUNDS) -> dict[str, Any]:
+    """What compiling norms and MLPs (``engine.compile``) is worth, and what it takes."""
+    cut, prompt = subject.model(subject.DEPTH), subject.prompt(tokens)
+    started = time.perf_counter(), time.process_time()
+    parts = CompiledParts(cut)
+    compile_s = {"wall_s": time.perf_counter() - started[0], "cpu_s": time.process_time() - started[1]}
+
+    def run_compiled() -> list[torch.Tensor]:
+        with parts.in_place():
+            return read_packed(cut, [prompt], subject.HEADS)[0]
+
+    runs = {"engine": lambda: read_packed(cut, [prompt], subject.HEADS)[0], "compiled": run_compiled}
+    times = paired(runs, rounds)
+    with torch.inference_mode():
+        pairs = zip(runs["engine"](), runs["compiled"](), strict=True)
+        difference = max(float((one - other).abs().max()) for one, other in pairs)
+    return {
+        "tokens": tokens,
+        "compile_s": compile_s,
+        "seconds": times.record(),
+        "compiled_over_engine": times.ratio("compiled", "engine"),
+        "largest_difference": difference,
+    }
+
+
 def floor(tokens: int = 4096, rounds: int = _ROUNDS) -> dict[str, Any]:
     """The arithmetic that is needed at this machine's matmul rate, over the time that the engine takes.
 
@@ -157,6 +184,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
     parser.add_argument("--lengths", type=int, nargs="*", default=_LENGTHS)
     parser.add_argument("--floor", type=int, nargs="*", default=(4096,))
+    parser.add_argument("--compiled", type=int, nargs="*", default=(2048,))
     parser.add_argument("--queries", type=int, nargs="*", default=_SHARED_QUERIES)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -164,6 +192,8 @@ def main() -> None:
         machine.write_part("engine", f"one query, {tokens} tokens", one_query(tokens, given.rounds))
     for tokens in given.floor:
         machine.write_part("engine", f"floor, {tokens} tokens", floor(tokens, given.rounds))
+    for tokens in given.compiled:
+        machine.write_part("engine", f"compiled, {tokens} tokens", compiled(tokens, given.rounds))
     for queries in given.queries:
         machine.write_part("engine", f"shared context, {queries} queries", shared_context(queries, given.rounds))
 

@@ -2,9 +2,10 @@
 
 ``python -m tests.benchmarks.gpu [--minutes 9]`` measures one case after the other, writes each into
 ``results/gpu.json`` as it is done, and skips what stands there: a session that is cut off goes on with the next call.
-``--smallest`` runs two tiny cases, on a CPU too. Per case: tokens per second, share of the measured matmul rate, peak
-bytes against prediction, the ratio to the reference path, and the largest difference of token scores to the reference
-path in float32.
+``--smallest`` runs two tiny cases, on a CPU too. Per case: tokens per second, share of the measured matmul rate, share
+of the floor (projections at that rate, attention at the best rate that a kernel of torch's reaches on as many tokens),
+peak bytes against prediction, the ratio to the reference path, and the largest difference of token scores to the
+reference path in float32.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,8 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModel, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config
 
 from qrcore.attention.read import SharedPrompt, Suffix, read_packed
@@ -33,6 +36,8 @@ from tests.benchmarks import machine, reference
 
 _ROUNDS: Final = 3
 _QUERY_TOKENS: Final = 48
+#: Without the one that holds whole matrices of attention.
+_KERNELS: Final = (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION)
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,8 @@ def measure(case: Case, device: torch.device) -> dict[str, Any]:
         peak = _peak(engine, device)
         rate = _matmul_rate(config, dtype, device, min(case.tokens * case.prompts, 16384))
         packed = sum(len(p.prefix_ids) + sum(len(s.ids) for s in p.suffixes) for p in prompts)
-        needed = _needed_flops(config, heads, case, packed)
+        attention_rate = _attention_rate(config, dtype, device, case.tokens)
+        linear, attention = _needed_flops(config, heads, case, packed)
         predicted = PassMemory.of(config, heads, dtype, case.chunk_tokens).predict(
             packed, sum(len(p.suffixes) for p in prompts), case.tokens
         )
@@ -138,7 +144,9 @@ def measure(case: Case, device: torch.device) -> dict[str, Any]:
             "seconds": seconds,
             "prompt_tokens_per_s": case.prompts * case.queries * case.tokens / seconds,
             "matmul_tflops": rate / 1e12,
-            "share_of_matmul_rate": needed / rate / seconds,
+            "attention_tflops": attention_rate / 1e12,
+            "share_of_matmul_rate": (linear + attention) / rate / seconds,
+            "share_of_floor": (linear / rate + attention / attention_rate) / seconds,
             "peak_bytes": peak,
             "predicted_bytes": predicted.total,
             "largest_difference_to_float32": _difference(case, config, heads, model, device),
@@ -200,16 +208,33 @@ def _matmul_rate(config: PreTrainedConfig, dtype: torch.dtype, device: torch.dev
     return 4.0 * tokens * config.hidden_size * config.intermediate_size / seconds
 
 
-def _needed_flops(config: PreTrainedConfig, heads: Sequence[Head], case: Case, packed: int) -> float:
-    """Projections below the deepest layer, its queries and keys, and the visible half of attention."""
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+def _attention_rate(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device, tokens: int) -> float:
+    """FLOP/s of the visible half of causal attention over ``tokens``, by the fastest kernel that can do it."""
+    heads, head_dim = config.num_attention_heads, _head_dim(config)
+    query = torch.randn(1, heads, tokens, head_dim, dtype=dtype, device=device)
+    keys = torch.randn(1, config.num_key_value_heads, tokens, head_dim, dtype=dtype, device=device)
+    states = (query, *(keys.repeat_interleave(heads // config.num_key_value_heads, dim=1) for _ in range(2)))
+    seconds = []
+    for kernel in _KERNELS:
+        with sdpa_kernel(kernel), suppress(RuntimeError):  # not for this device or dtype
+            seconds.append(_seconds(lambda: scaled_dot_product_attention(*states, is_causal=True), device))
+    return 2.0 * heads * head_dim * tokens**2 / min(seconds)
+
+
+def _head_dim(config: PreTrainedConfig) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def _needed_flops(config: PreTrainedConfig, heads: Sequence[Head], case: Case, packed: int) -> tuple[float, float]:
+    """Of projections (below the deepest layer, and its keys), and of the visible half of attention."""
+    head_dim = _head_dim(config)
     queries, keys = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
     layer = config.hidden_size * (2 * queries + 2 * keys + 3 * config.intermediate_size)
     prefix = case.tokens - _QUERY_TOKENS
     suffix_rows = (case.queries + 1) * _QUERY_TOKENS
     attention = case.prompts * 4.0 * queries * (prefix**2 / 2 + suffix_rows * prefix)
     below = max(head.layer for head in heads)
-    return below * (2.0 * packed * layer + attention) + 2.0 * packed * config.hidden_size * keys
+    return 2.0 * packed * (below * layer + config.hidden_size * keys), below * attention
 
 
 def _difference(

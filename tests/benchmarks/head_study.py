@@ -48,7 +48,7 @@ _SHOWN: Final = (FIRST_STAGE, ALL, _COPY, "core", "ndcg", _ELSEWHERE, CHOSEN)
 
 
 class Lines:
-    """Says which run begins and how it goes on; see :class:`pipelines.run.Observer`."""
+    """Says which run begins and how it goes on; see :class:`pipelines.job.Observer`."""
 
     def stage(self, message: str) -> None:
         print(f"  {message}", flush=True)

@@ -30,11 +30,12 @@ from jobs.rerank import pipeline_settings as rerank_settings
 from jobs.settings import validate
 from pipelines.cluster import ClusterSettings, ray_session
 from pipelines.commit import manifest_rows
+from pipelines.job import RunResult
 from pipelines.metrics import UnitMetrics, unit_metrics
 from pipelines.plan import Plan
 from pipelines.rerank import RerankJob
 from pipelines.rows import Source, row_from_answer, table_from_rows
-from pipelines.run import RunResult, run_job
+from pipelines.run import run_job
 from pipelines.units import UnitRows
 from pipelines.work import UnitWorker
 from qrcore.records import RankedDocument, Ranking, ScorerIdentity

@@ -19,6 +19,7 @@ def test_the_smallest_cases_run_on_a_cpu_once(tmp_path: Path, monkeypatch: pytes
     assert set(results) == {case.name for case in gpu.SMALLEST}
     assert all(result["largest_difference_to_float32"] < 1e-6 for result in results.values())
     assert all(result["prompt_tokens_per_s"] > 0 for result in results.values())
+    assert all(result[share] > 0 for share in ("share_of_floor", "share_of_matmul_rate") for result in results.values())
     monkeypatch.setattr(gpu, "measure", lambda *arguments: pytest.fail("measured again"))
     gpu.main()
 

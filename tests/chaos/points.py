@@ -20,8 +20,8 @@ from unittest.mock import patch
 import pyarrow as pa
 
 from pipelines import work
+from pipelines.job import Job
 from pipelines.metrics import UnitMetrics
-from pipelines.run import Job
 from pipelines.storage import Storage
 from pipelines.units import UnitRows
 from pipelines.work import UnitWorker
@@ -60,7 +60,7 @@ def reach(folder: str, point: str, *, with_driver: bool = False) -> None:
 
 @dataclass(frozen=True)
 class PointedJob:
-    """A job whose processes pass the points of ``folder``; see :class:`pipelines.run.Job`."""
+    """A job whose processes pass the points of ``folder``; see :class:`pipelines.job.Job`."""
 
     inner: Any
     folder: str

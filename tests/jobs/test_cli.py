@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,11 @@ def test_help_names_the_jobs_and_needs_no_torch() -> None:
     code += "sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert "rerank" in invoke("--help").output
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    version = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["version"]
+    assert invoke("--version").output == f"qrbatch {version}\n"
 
 
 def test_exit_codes_of_errors() -> None:

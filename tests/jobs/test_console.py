@@ -14,8 +14,8 @@ from rich.console import Console
 from jobs.console import ConsoleObserver, Tally, show_result
 from jobs.demo import DemoResult, show_demo
 from jobs.logs import JsonLines
+from pipelines.job import RunResult
 from pipelines.plan import Plan
-from pipelines.run import RunResult
 
 HOSTILE = "/data/[old]/[/x]/:bee:/runs"
 
@@ -73,6 +73,26 @@ def test_actors_with_a_gpu_are_counted_apart_from_those_without() -> None:
     tally.add(footer("3", 1, pid=2, on_gpu=True))  # one that was there already
     assert (tally.facts()["gpu_actors"], tally.facts()["cpu_actors"]) == (2, 1)
     assert ", 2 GPU + 1 CPU actors, " in tally.note()
+
+
+def test_memory_is_that_of_the_actor_that_takes_most() -> None:
+    tally = Tally({"a": (1, 10), "b": (1, 10), "c": (1, 10)})
+    tally.add(footer("a", 1))
+    assert tally.memory is None and tally.facts()["measured_bytes"] is None
+    tally.add({**footer("b", 1, pid=1), "predicted_bytes": 3 << 20, "model_bytes": 4 << 20})
+    tally.add({**footer("c", 1, pid=2), "predicted_bytes": 5 << 20, "model_bytes": 2 << 20})
+    assert tally.memory == (3 << 20, 4 << 20)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_end_of_the_work_tells_memory_predicted_and_measured(terminal: bool) -> None:
+    console = screen(terminal)
+    with ConsoleObserver(console) as observer:
+        observer.planned(plan_of({"a": 4, "b": 2}), frozenset())
+        observer.unit_done({**footer("a", 4), "predicted_bytes": 3 << 30, "model_bytes": 4 << 20})
+        assert "memory" not in shown(console)
+        observer.unit_done({**footer("b", 2), "predicted_bytes": 2 << 30, "model_bytes": 5 << 20})
+    assert "memory of the largest actor: 3.00 GiB predicted, 5.0 MiB measured" in shown(console)
 
 
 def test_where_no_model_reads_tokens_rows_tell_the_time_to_go() -> None:
@@ -160,7 +180,8 @@ def test_nothing_of_the_progress_is_cut_on_a_narrow_terminal() -> None:
         console.print(observer._progress.get_renderable())
         said = observer._progress.tasks[0].fields["note"]
     assert "━" in shown(console)
-    assert "1000000/2000000 rows" in shown(console)
+    assert "1,000,000/2,000,000 rows" in shown(console)
+    assert "2,000,000 rows in 2 units" in shown(console)
     assert said in shown(console)
 
 

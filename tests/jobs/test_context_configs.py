@@ -38,6 +38,9 @@ def _leaves(kind: type[BaseModel]) -> list[tuple[str, Any]]:
         (["select", "--input", "a", "--output", "b"], "needs a budget, got none"),
         (["evaluate", "--input", "a"], "qrels: expected a value, got none. Give it with --qrels"),
         (["compare", "a", "b", "--qrels", "gone.tsv", "--output", "o"], "gone.tsv: expected"),
+        (["compare", "a", "--qrels", "q", "--output", "o"], "runs: expected two runs, got ['a']"),
+        (["compare", "--set", "runs=[a, b]", "--qrels", "gone.tsv", "--output", "o"], "gone.tsv: expected"),
+        (["compare"], "runs: expected a value, got none. Give it with RUN_A RUN_B or in the file."),
     ],
 )
 def test_mistakes_are_one_screen_and_code_2(arguments: list[str], said: str) -> None:

@@ -70,5 +70,7 @@ def test_the_option_stands_before_the_command() -> None:
     assert any("qrhead-llama-3.1-8b" in line["message"] for line in lines)
     mistake = invoke("--log-format", "json", "heads", "show", "none")
     assert mistake.exit_code == 2
-    assert json.loads(mistake.output.splitlines()[0])["level"] == "error"
+    (error,) = [json.loads(line) for line in mistake.output.splitlines()]
+    assert (error["level"], error["exit_code"]) == ("error", 2)
+    assert error["message"].startswith("heads: expected a list")
     assert invoke("--log-format", "xml", "heads", "list").exit_code == 2

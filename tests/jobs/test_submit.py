@@ -156,6 +156,18 @@ def test_mistakes_are_found_before_anything_is_sent(tmp_path: Path) -> None:
         submission_of("rernk", [], "auto")
 
 
+def test_paths_that_lead_elsewhere_on_the_cluster_are_refused(tmp_path: Path) -> None:
+    file = str(config(tmp_path, output={"uri": "runs"}))
+    with pytest.raises(ConfigError, match=r"output\.uri: expected an address .* relative path 'runs'"):
+        submission_of("rerank", ["--config", file], "auto")
+    submission_of("rerank", ["--config", file, "--output", "s3://bucket/runs"], "auto")
+    for option in (("--input", "shards"), ("--set", "qrels=qrels.parquet"), ("--qrels=qrels.parquet",)):
+        with pytest.raises(ConfigError, match="relative path"):
+            submission_of("rerank", ["--config", file, "--output", "/shared/runs", *option], "auto")
+    with pytest.raises(ConfigError, match=r"runs: expected an address"):
+        submission_of("evaluate", ["--input", "s3://b/runs/a", "--input", "ranked.run"], "auto")
+
+
 def test_the_identity_of_a_submission_is_its_command_and_its_file(tmp_path: Path) -> None:
     file = str(config(tmp_path, output={"uri": "${BUCKET}/runs"}))
     one = submission_of("rerank", ["--config", file, "--set", "actors.count=2"], "json")
@@ -167,8 +179,8 @@ def test_the_identity_of_a_submission_is_its_command_and_its_file(tmp_path: Path
     before = one.identity
     config(tmp_path, units={"max_rows": 2})
     assert submission_of("rerank", ["--config", file, "--set", "actors.count=2"], "json").identity != before
-    assert submission_of("train-embedded", ["--input", "a b"], "auto").entrypoint.endswith(
-        "train-embedded --input 'a b'"
+    assert submission_of("train-embedded", ["--input", "/a b"], "auto").entrypoint.endswith(
+        "train-embedded --input '/a b'"
     )
 
 

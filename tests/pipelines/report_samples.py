@@ -112,6 +112,11 @@ def awkward() -> dict[str, Any]:
     sample["units"] = [unit(i, 12, failed=i % 25 == 7, node=f"ip-10-0-{i % 3}-17.{NASTY}") for i in range(300)]
     for number, one in enumerate(sample["units"]):
         one |= {"memory_bytes": (3 << 30) + number, "gpu_memory_bytes": (11 << 30) + number}
+    sample["memory"] = [
+        {"node": f"ip-10-0-{i % 3}-17.{NASTY}", "actor_pid": 4000 + i, "on_gpu": True,
+         "predicted_bytes": 18 << 30, "measured_bytes": (18 << 30) + (i << 25)}
+        for i in range(40)
+    ]  # fmt: skip
     sample["distributions"]["prompt_tokens"] = histogram(
         220, 31_900, [5, 90, 1800, 4200, 3100, 1500, 800, 300, 120, 60, 20, 5]
     )

@@ -11,15 +11,21 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from jobs.answer import AnswerConfig, pipeline_settings
+from jobs.answer import pipeline_settings
+from jobs.answer_config import AnswerConfig
 from jobs.settings import merge, validate
 from pipelines import answer
-from pipelines.answer_files import AnswerFiles
+from pipelines.answer_files import AnswerFiles, AnswerFileSettings
 from pipelines.answer_prompts import STYLES
-from pipelines.answer_worker import AnswerWorker, BundleContexts, Context, WholeContexts, answer_schema
+from pipelines.answer_worker import AnswerWorker
+from pipelines.answers.contexts import BundleContexts, Context, WholeContexts
+from pipelines.answers.models import open_answerer
+from pipelines.answers.rows import answer_schema
+from pipelines.answers.settings import AnswererSettings
+from pipelines.answers.variants import ContextVariants
 from pipelines.commit import CommittedObject, StoredUnit, manifest_rows
+from pipelines.job import RunResult
 from pipelines.plan import Plan, Unit, encode_schema
-from pipelines.run import RunResult
 from pipelines.schemas import INPUT_SCHEMA
 from pipelines.side_files import read_side_file
 from pipelines.storage import StorageOptions
@@ -53,9 +59,13 @@ def unit_of(rows: list[dict[str, Any]], duplicates: frozenset[int] = frozenset()
     return UnitRows(pa.Table.from_pylist(rows, schema=SCHEMA), "in.parquet", 4, duplicates)
 
 
-def answered(rows: list[dict[str, Any]], contexts: Any = None, template: str | None = None, **more: Any) -> Any:
+def answered(
+    rows: list[dict[str, Any]], contexts: Any = None, template: str | None = None, gold: Any = None, **more: Any
+) -> Any:
     parrot = Parrot()
-    worker = AnswerWorker(parrot, contexts or WholeContexts(), template, answer_schema(CARRIED))
+    if not isinstance(contexts, dict):
+        contexts = {"full": contexts or WholeContexts()}
+    worker = AnswerWorker(ContextVariants(parrot, contexts, template), answer_schema(CARRIED), gold)
     table, metrics = worker.answer(unit_of(rows, **more))
     return table.to_pylist(), metrics, parrot.asked
 
@@ -109,7 +119,7 @@ PLAN = Plan(
     config_hash="1",
     input_hash="2",
     config={},
-    provenance={"told": "x"},
+    provenance={"told": "x", "variants": ["full"], "judge": None, "warnings": []},
     order="as_given",
     files=(),
     skipped_files=(),
@@ -132,17 +142,18 @@ def test_the_report_counts_pairs_as_wholes_and_leaves_broken_ones_out() -> None:
         for n, (said, gold, pair) in enumerate(claims)
     ]
     out, _, _ = answered(rows)
-    files = AnswerFiles(PLAN, datetime.now(UTC))
+    files = AnswerFiles(PLAN, AnswerFileSettings(datetime.now(UTC)))
     entry = CommittedObject(path="p", unit_id="u", size=1, sha256="s", rows=7, scored=6, failed=1)
     own = pa.Table.from_pylist(out, schema=answer_schema(CARRIED)).drop_columns([field.name for field in CARRIED])
     list(files.watch([StoredUnit(PLAN.units[0], entry, {}, own)]))
     report = files.finish("uri", "d", resumed=False)
     assert (report.result.rows, report.result.scored, report.result.failed) == (7, 6, 1)
-    assert report.verdicts is not None and (report.verdicts.mean, report.verdicts.n) == (pytest.approx(5 / 6), 6)
-    assert report.pairs is not None and (report.pairs.mean, report.pairs.n) == (0.5, 2)
-    assert report.unfinished_pairs == 2
-    assert report.measures["exact_match"].n == 6
-    assert report.errors == {"no_candidates": 1}
+    (own,) = report.variants
+    assert own.verdicts is not None and (own.verdicts.mean, own.verdicts.n) == (pytest.approx(5 / 6), 6)
+    assert own.pairs is not None and (own.pairs.mean, own.pairs.n) == (0.5, 2)
+    assert own.unfinished_pairs == 2
+    assert own.measures["exact_match"].n == 6
+    assert [(group.code, group.count) for group in report.errors] == [("no_candidates", 1)]
 
 
 def config_of(source: str, output: Path, **changes: Any) -> AnswerConfig:
@@ -172,11 +183,15 @@ def test_a_run_answers_from_bundles(tmp_path: Path) -> None:
     rows = [{**row(f"q{n}"), "answers": ["salt"], "group": None, "date": None} for n in range(3)]
     write_shard(tmp_path / "in" / "1.parquet", [*rows, {**row("bad", candidates=[]), "answers": ["x"]}], SCHEMA)
     bundles = selected(str(tmp_path / "in"), tmp_path / "bundles", contexts={"window_tokens": 2000})
-    result = run(bundles.run_uri, tmp_path / "out")
+    result = run(bundles.run_uri, tmp_path / "out", baselines=["full"])
     found, kept = list(manifest_rows(result.run_uri)), list(manifest_rows(bundles.run_uri))
     assert [one["query_id"] for one in found] == ["q0", "q1", "q2", "bad"]
     assert all(isinstance(one["answer"], str) and one["new_tokens"] <= 4 for one in found[:3])
     assert found[3]["error"]["code"] == "no_candidates"
+    for one, bundle in zip(found[:3], kept[:3], strict=True):
+        assert one["documents"] == [name for segment in bundle["segments"] for name in segment["doc_ids"]]
+        assert [other["name"] for other in one["baselines"]] == ["full"]
+        assert one["baselines"][0]["documents"] == ["d0", "d1", "d2", "d3"] != one["documents"]
     # The same answers as in this process, from the same segments.
     unit = UnitRows(pa.Table.from_pylist(rows, schema=SCHEMA), str(tmp_path / "in" / "1.parquet"), 0, frozenset())
     ranked = answer.find_bundles(bundles.run_uri, StorageOptions())
@@ -185,14 +200,14 @@ def test_a_run_answers_from_bundles(tmp_path: Path) -> None:
     assert [[d.doc_id for d in one.documents] for one in contexts if isinstance(one, Context)] == [
         [segment["doc_id"] for segment in bundle["segments"]] for bundle in kept[:3]
     ]
-    answerer = answer.open_answerer(answer.AnswererSettings(MODEL, max_new_tokens=4))
+    answerer = open_answerer(AnswererSettings(MODEL, max_new_tokens=4))
     questions = [
         Question(one["query"], c.documents) for one, c in zip(rows, contexts, strict=True) if isinstance(c, Context)
     ]
     expected = [one.text for one in answerer.answer_many(questions) if isinstance(one, Answer)]
     assert [one["answer"] for one in found[:3]] == expected
     report = read_side_file(result.run_uri, result.manifest.side_files, "report.json", StorageOptions())
-    assert (report["result"]["scored"], report["measures"]["sub_em"]["n"]) == (3, 3)
+    assert (report["result"]["scored"], report["variants"][0]["measures"]["sub_em"]["n"]) == (3, 3)
     assert json.dumps(report["provenance"]["bundles"]["run_id"]) == json.dumps(bundles.manifest.run_id)
     with pytest.raises(InputError, match="or shards, found one of answer"):
         run(result.run_uri, tmp_path / "out")

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from pipelines.commit import manifest_rows
 from pipelines.inputs import survey_file
+from pipelines.job import RunResult
 from pipelines.ranges import read_range, read_rows
-from pipelines.run import RunResult
 from pipelines.storage import Storage, StorageOptions
 from pipelines.verify import open_run, verify
 from qrcore.errors import InputError

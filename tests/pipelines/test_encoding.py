@@ -13,10 +13,11 @@ import pytest
 
 from pipelines.actors import RequestUnitEncoder, UnitScorer
 from pipelines.encoding import EncodeUnit
+from pipelines.job import EncodesAhead
 from pipelines.plan import Unit
 from pipelines.rerank import RerankJob
 from pipelines.rows import request_from_row
-from pipelines.run import EncodesAhead, used_pool
+from pipelines.run import used_pool
 from pipelines.schemas import INPUT_SCHEMA, ranking_schema
 from pipelines.scorers import ScorerSettings
 from pipelines.units import UnitRows, to_ipc, unit_rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -21,15 +21,28 @@ def _survey(files: Sequence[FileInfo], options: StorageOptions) -> list[FileSurv
     return [survey_file(file, options) for file in files]
 
 
+Estimator = Callable[..., Estimate]
+
+
 @pytest.fixture
-def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[int | None, Estimate]:
-    """Estimates by the window that prompts are cut to."""
+def estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Estimator:
+    """The estimate of a short and a long row with settings of the engine."""
     monkeypatch.setattr(module, "ray_session", lambda cluster: nullcontext())
     monkeypatch.setattr(module, "survey_files", _survey)
     shard = write_shard(tmp_path / "in" / "a.parquet", [row("short"), row("long", candidates=candidates(60))])
-    settings = settings_for(str(shard), str(tmp_path / "out"), engine={"pack_tokens": 0})
-    scorer = on_requested_device(settings.scorer, settings.run.pool)
-    return {window: estimate(settings.run, scorer, 100.0, window) for window in (None, 300, 10**6)}
+
+    def estimate_with(engine: dict[str, int], window: int | None = None, **others: bool) -> Estimate:
+        settings = settings_for(str(shard), str(tmp_path / "out"), engine=engine)
+        scorer = on_requested_device(settings.scorer, settings.run.pool)
+        return estimate(settings.run, scorer, 100.0, window, **others)
+
+    return estimate_with
+
+
+@pytest.fixture
+def found(estimated: Estimator) -> dict[int | None, Estimate]:
+    """Estimates by the window that prompts are cut to."""
+    return {window: estimated({"pack_tokens": 0}, window) for window in (None, 300, 10**6)}
 
 
 def test_a_pass_holds_one_window_where_prompts_are_cut(found: dict[int | None, Estimate]) -> None:
@@ -38,3 +51,17 @@ def test_a_pass_holds_one_window_where_prompts_are_cut(found: dict[int | None, E
     assert wide == whole
     assert windows.memory.total < whole.memory.total and windows.actor_bytes < whole.actor_bytes
     assert (windows.tokens, windows.rows, windows.hours) == (whole.tokens, 2, whole.tokens / 100 / 3600)
+
+
+def test_memory_that_is_allowed_bounds_the_pass_and_tells_of_rows_that_cannot_fit(estimated: Estimator) -> None:
+    whole = estimated({"pack_tokens": 4096})
+    assert whole.too_long_rows == 0 and whole.pass_tokens == min(whole.tokens, 4096)
+    budget = {"pack_tokens": 4096, "memory_bytes": whole.memory.total - 1}
+    bounded = estimated(budget)
+    assert bounded.memory.total <= budget["memory_bytes"]
+    assert bounded.pass_tokens == whole.pass_tokens - 1
+    small = {"pack_tokens": 4096, "memory_bytes": (whole.memory.weights + whole.memory.total) // 2}
+    refused, windows = estimated(small), estimated(small, in_windows=True)
+    assert refused.memory.total <= small["memory_bytes"]
+    assert (refused.too_long_rows, windows.too_long_rows) == (1, 0)
+    assert refused.prompt_tokens < refused.largest_row_tokens

@@ -16,7 +16,7 @@ import ray
 from pipelines import cluster
 from pipelines.attempts import Attempts, mark_stopped
 from pipelines.commit import load_manifest, manifest_rows
-from pipelines.run import RunResult
+from pipelines.job import RunResult
 from pipelines.storage import Storage
 from qrcore.errors import ErrorLimitError, IncompleteRunError, RunError
 from tests.drivers import start_driver

@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 
 from jobs.cli import app
 from pipelines.commit import load_manifest, manifest_rows, point_latest
+from pipelines.job import RunResult
 from pipelines.lease import Lease
-from pipelines.run import RunResult
 from pipelines.storage import Storage, StorageOptions
 from pipelines.verify import open_run, verify
 from qrcore.errors import ErrorLimitError, InputError
@@ -214,7 +214,7 @@ def test_status_tells_units_rows_errors_and_who_committed(run: Path) -> None:
     assert "units 2/3" in output
     assert "to go" in output
     nothing = invoke("status", str(run.parent))
-    assert nothing.exit_code == 1
+    assert nothing.exit_code == 2
     assert "expected a run" in nothing.output
 
 
@@ -281,14 +281,17 @@ def test_rolling_back_holds_until_a_later_run_commits(tmp_path: Path) -> None:
 
     assert latest() == second.manifest.run_id
     wrong = invoke("rollback", output, "other", first.manifest.run_id)
-    assert wrong.exit_code == 1
+    assert wrong.exit_code == 2
     assert invoke("rollback", output, "stub", first.manifest.run_id).exit_code == 0
     assert latest() == first.manifest.run_id
     point_latest(storage, output, second.manifest)  # the same command as before finds its run committed
     assert latest() == first.manifest.run_id
+    assert invoke("rollback", output, "stub").exit_code == 2  # what stood before the first one is not known
     third = second.manifest.model_copy(update={"run_id": "stub-3", "committed_at": "2999-01-01T00:00:00+00:00"})
     point_latest(storage, output, third)
     assert latest() == "stub-3"
+    assert f"points at {first.manifest.run_id}" in invoke("rollback", output, "stub").output
+    assert latest() == first.manifest.run_id
 
 
 def test_failed_rows_of_a_committed_run_make_a_child(run: Path, template: Path) -> None:

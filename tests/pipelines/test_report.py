@@ -14,8 +14,10 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines.report import RunReport, charts, render_report
-from pipelines.report.html import duration, rates_over_time, verdict
+from pipelines.report.html import verdict
 from pipelines.report.model import Measure, Unit
+from pipelines.report.pace_charts import rates_over_time
+from pipelines.report.words import duration
 from tests.pipelines.report_samples import NASTY, SAMPLES, START, awkward, plain, unit
 
 

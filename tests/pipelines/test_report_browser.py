@@ -36,23 +36,28 @@ CHARTS = """[...document.querySelectorAll('svg.chart')].map(chart => {
     axes: words('.axis-title'), cut: texts.filter(([, box]) => cut(box)).map(([text]) => text), meeting,
   };
 })"""
-# The smallest WCAG contrast of text with what it stands on; in the heat map with its strongest cell.
+# The smallest WCAG contrast of text with what it stands on; in a heat map with its strongest cell.
 CONTRAST = """(() => {
   const linear = part => part <= .04045 ? part / 12.92 : ((part + .055) / 1.055) ** 2.4;
-  const light = colour => colour.match(/[\\d.]+/g).slice(0, 3)
-    .reduce((sum, part, index) => sum + linear(part / 255) * [.2126, .7152, .0722][index], .05);
+  const parts = colour => {
+    const numbers = colour.match(/[\\d.]+/g).map(Number);
+    return colour.startsWith('color') ? numbers : numbers.map((one, place) => place < 3 ? one / 255 : one);
+  };
+  const light = colour => [.2126, .7152, .0722].reduce((sum, share, place) => sum + linear(colour[place]) * share, .05);
   const ratio = (one, other) => Math.max(light(one) / light(other), light(other) / light(one));
   const style = node => getComputedStyle(node);
-  const behind = node => {
-    const colour = style(node).backgroundColor;
-    return colour === 'rgba(0, 0, 0, 0)' ? behind(node.parentElement) : colour;
+  const behind = node => {  // what is see-through shows what is behind it
+    const [red, green, blue, alpha = 1] = parts(style(node).backgroundColor);
+    if (alpha === 1) return [red, green, blue];
+    return behind(node.parentElement).map((part, place) => part + alpha * ([red, green, blue][place] - part));
   };
   const texts = [...document.querySelectorAll('p, td, th, dt, dd, h1, h2, h3, .soft, .pill, .good, .bad:not(.key)')];
   const drawn = [...document.querySelectorAll('text.tick, text.label, text.value')];
-  const [inside, cell] = ['text.in', 'rect.cell'].map(kind => document.querySelector(kind));
-  const cells = inside ? ratio(style(inside).fill, style(cell).fill) : 21;
-  return Math.min(cells, ...texts.map(node => ratio(style(node).color, behind(node))),
-    ...drawn.map(node => ratio(style(node).fill, behind(node))));
+  const cell = document.querySelector('text.in') && document.querySelector('rect.cell');
+  const fill = node => parts(style(node).fill);
+  const cells = cell ? ratio(fill(document.querySelector('text.in')), fill(cell)) : 21;
+  return Math.min(cells, ...texts.map(node => ratio(parts(style(node).color), behind(node))),
+    ...drawn.map(node => ratio(fill(node), behind(node))));
 })()"""
 
 

@@ -171,6 +171,25 @@ def test_margins_waits_and_costs_are_those_of_the_units() -> None:
     assert "7 B of memory, 9 B of its GPU’s" in page
 
 
+def test_memory_is_told_of_each_actor_whose_passes_were_predicted() -> None:
+    row = [scored("a", ("x", 1, 1.0))]
+    taken = {1: [(500, 400), (700, 600)], 2: [(700, 800)], 3: [(0, 900)]}  # the last one: a job without predictions
+    units = []
+    for pid, of_actor in taken.items():
+        for predicted, measured in of_actor:
+            stored = unit(row, len(units), len(units) + 1)
+            stored.footer.update(actor_pid=pid, predicted_bytes=predicted, model_bytes=measured, on_gpu=False)
+            units.append(stored)
+    report = report_of(*units, unit(row))  # and a unit that was written before memory was counted
+    assert [(one.actor_pid, one.predicted_bytes, one.measured_bytes) for one in report.memory] == [
+        (1, 700, 600),
+        (2, 700, 800),
+    ]
+    page = render_report(report)
+    assert page.index("800 B") < page.index("600 B"), "the largest first"
+    assert ">1.14<" in page and ">0.86<" in page
+
+
 def test_the_clock_before_and_after_scoring_is_told_unless_other_drivers_had_a_part() -> None:
     stored = unit([scored("a", ("x", 1, 1.0))], 10, 12)
     later = unit([scored("b", ("x", 1, 1.0))], 11, 20)

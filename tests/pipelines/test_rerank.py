@@ -25,9 +25,9 @@ from jobs.rerank import pipeline_settings
 from jobs.settings import merge, validate
 from pipelines import commit
 from pipelines.commit import manifest_rows
+from pipelines.job import RunResult
 from pipelines.plan import Plan
 from pipelines.rerank import RerankSettings, run
-from pipelines.run import RunResult
 from pipelines.schemas import INPUT_SCHEMA, QRELS_SCHEMA
 from pipelines.scorers import on_requested_device
 from pipelines.storage import Storage
@@ -161,6 +161,10 @@ def test_the_report_adds_up(committed: tuple[RerankSettings, RunResult, Recorder
     assert report["throughput"]["prompt_tokens"] == sum(r["prompt_tokens"] for r in rows_of(result))
     assert sum(map(sum, report["movement"]["counts"])) == 12 * 4
     assert sum(report["distributions"]["candidates"]["counts"]) == 12
+    scorer = load_scorer(MODEL, heads=HEADS, device="cpu")
+    weights = PassMemory.of(scorer.model.source.config, scorer.heads.head_list).weights
+    (actor,) = report["memory"]
+    assert min(actor["predicted_bytes"], actor["measured_bytes"]) > weights and not actor["on_gpu"]
     assert "<svg" in _side_file(result, "report.html")
 
 

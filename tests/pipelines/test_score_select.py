@@ -15,7 +15,7 @@ from pipelines import select
 from pipelines.actors import ScoredRankings, UnitScorer
 from pipelines.bundle_files import BundleFileSettings
 from pipelines.commit import manifest_rows
-from pipelines.run import RunResult
+from pipelines.job import RunResult
 from pipelines.schemas import INPUT_SCHEMA, ranking_schema
 from pipelines.scorers import ScorerSettings
 from pipelines.select_worker import SelectWorker

@@ -13,7 +13,7 @@ from jobs.select import SelectConfig, pipeline_settings
 from jobs.settings import merge, validate
 from pipelines import select
 from pipelines.commit import manifest_rows
-from pipelines.run import RunResult
+from pipelines.job import RunResult
 from pipelines.schemas import INPUT_SCHEMA
 from pipelines.side_files import read_side_file
 from pipelines.storage import StorageOptions

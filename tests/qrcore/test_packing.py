@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Final
 
 import pytest
@@ -150,6 +151,26 @@ def test_what_cannot_fit_is_refused_before_it_starts(monkeypatch: pytest.MonkeyP
     assert isinstance(answers[0], ScoreError) and answers[0].code == "oom" and "predicted" in str(answers[0])
     assert isinstance(answers[1], Ranking)
     assert len(started) == 1
+
+
+def test_passes_are_planned_within_the_memory_that_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = golden_scorer("llama", "subset")
+    allowed = loaded._memory.predict(700).total
+    scorer = with_engine(loaded, pack_tokens=4000, memory_bytes=allowed)
+    passes: list[list[SharedPrompt]] = []
+
+    def watched(model: Any, prompts: list[SharedPrompt], *others: Any) -> Any:
+        passes.append(prompts)
+        return read.read_packed(model, prompts, *others)
+
+    monkeypatch.setattr(qrhead, "read_packed", watched)
+    lists = [DOCUMENTS, DOCUMENTS[::-1], DOCUMENTS[1:], DOCUMENTS[:-1], DOCUMENTS[2:]]
+    answers = list(scorer.rank_many(asked([("who?", documents) for documents in lists])))
+    assert all(isinstance(answer, Ranking) for answer in answers)
+    sizes = [sum(len(p.prefix_ids) + sum(len(s.ids) for s in p.suffixes) for p in prompts) for prompts in passes]
+    assert max(sizes) <= 700
+    assert max(map(len, passes)) > 1, "lists share a pass where they fit"
+    assert all(one + other > 700 for one, other in pairwise(sizes)), "and none is taken apart that would have fitted"
 
 
 def test_an_encoder_without_weights_encodes_as_the_scorer_does() -> None:

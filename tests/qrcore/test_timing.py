@@ -9,7 +9,7 @@ import pytest
 from qrcore import Document, load_scorer
 from qrcore.records import RankRequest
 from qrcore.timing import TOKENISE, part, seconds_by_part
-from tests.shards import HEADS, MODEL
+from tests.small_model import HEADS, MODEL
 
 
 @part("slow")

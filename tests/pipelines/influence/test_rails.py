@@ -21,10 +21,11 @@ from pipelines.influence.ranking import RankingSettings, _rank_group, _slim_rows
 from pipelines.influence.rows import INFLUENCE_SCHEMA, influence_row, influence_table
 from pipelines.influence.run import InfluenceFiles, InfluenceJob
 from pipelines.inputs import survey_file
+from pipelines.job import contract_of
 from pipelines.metrics import UnitMetrics
 from pipelines.plan import Plan, Unit, cut_units, encode_schema, planned_files, store_plan, usable_surveys
+from pipelines.report.parts import CommonParts
 from pipelines.rows import Source, duplicate_query_id, error_table, read_input_rows
-from pipelines.run import contract_of
 from pipelines.storage import Storage, StorageOptions
 from pipelines.units import from_ipc, to_ipc, unit_uri
 from pipelines.verify import open_run, verify
@@ -117,7 +118,8 @@ def _answer(read: Mapping[str, Any], unit: Unit) -> pa.Table:
 def _metrics(table: pa.Table) -> UnitMetrics:
     codes = [error["code"] for error in table["error"].to_pylist() if error]
     counts = {code: codes.count(code) for code in codes}
-    return UnitMetrics(len(table), len(table) - len(codes), len(codes), 0, 7, counts, 0.1, "t", "t", 1, "here")
+    scored, now = len(table) - len(codes), "2026-11-25T00:00:00+00:00"
+    return UnitMetrics(len(table), scored, len(codes), 0, 7, counts, 0.1, now, now, 1, "here")
 
 
 def test_documents_go_from_files_to_a_run_that_verifies(tmp_path: Path) -> None:
@@ -137,7 +139,7 @@ def test_documents_go_from_files_to_a_run_that_verifies(tmp_path: Path) -> None:
         assert _write_unit({**row, "killers": "{}"}, work)["footer"]
         assert storage.exists(unit_uri(run_uri, unit.unit_id))
     job = InfluenceJob(_settings(tmp_path))
-    files = InfluenceFiles(plan, job.settings)
+    files = InfluenceFiles(CommonParts(plan, job.started_at), job.settings)
     stored = [_read_object(unit, run_uri, INFLUENCE_SCHEMA.names, OPTIONS) for unit in plan.units]
     objects = [one.entry for one in files.watch(stored)]
     paths = files.write(storage, run_uri, "driver", False, {})
@@ -159,6 +161,14 @@ def test_documents_go_from_files_to_a_run_that_verifies(tmp_path: Path) -> None:
         (None, 1, 1),
         ("web", 2, 1),
     ]
+    assert told["run"]["job"] == "influence" and told["asked"]["rows"] == 5
+    assert {one["code"]: one["examples"][0]["query_id"] for one in told["errors"]} == {
+        "duplicate_doc_id": "a",
+        "row_too_large": "d",
+    }
+    assert len(told["pace"]["units"]) == 4 and told["pace"]["throughput"]["seconds"]["wall"] >= 0
+    page = report.with_name("report.html").read_text()
+    assert "How it ran" in page and "row_too_large" in page and "documents / s" in page
     lines = [json.loads(line) for line in report.with_name("errors.jsonl").read_text().splitlines()]
     assert [line["doc_id"] for line in lines] == ["a", "d"]
 

@@ -14,7 +14,7 @@ from jobs.settings import merge, validate
 from pipelines.commit import manifest_rows
 from pipelines.contracts import DOCUMENT_SCHEMA
 from pipelines.influence import run as influence
-from pipelines.run import RunResult
+from pipelines.job import RunResult
 from pipelines.storage import StorageOptions
 from pipelines.verify import open_run, verify
 from qrcore.errors import InputError

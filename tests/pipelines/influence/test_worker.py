@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +23,7 @@ from qrcore.errors import HeadSetError, ScoreError
 from qrcore.heads import Head
 from qrcore.methods.attention_influence import build
 from qrcore.models import load_language_model, open_model
+from qrcore.shipped import embedded_folder
 
 SETTINGS = InfluenceModel(
     "embedded", heads="1-0,1-2", device="cpu", method=(("controls", 2), ("max_tokens", 60), ("mask_mode", "zero"))
@@ -105,6 +108,17 @@ def test_documents_that_do_not_fit_together_are_scored_alone(worker: InfluenceWo
     finally:
         worker.method = own
     assert [row["error"] and row["error"]["code"] for row in found] == [None, "oom", None]
+
+
+def test_copying_heads_of_a_model_come_first(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(embedded_folder("embedded"), folder)
+    own = probe(InfluenceModel(str(folder), device="cpu"))
+    (folder / "copy_headset.json").write_text('{"name": "copies", "heads": ["3-1", "3-2"]}')
+    copying = probe(InfluenceModel(str(folder), device="cpu"))
+    assert copying.heads == ("3-1", "3-2") and copying.head_set_id.startswith("copies@")
+    assert own.heads == probe(InfluenceModel(str(folder), heads=own.head_set_id.split("@")[0], device="cpu")).heads
+    assert own.heads != copying.heads and own.setup_sha256 == copying.setup_sha256
 
 
 def test_probing_tells_what_decides_the_output() -> None:

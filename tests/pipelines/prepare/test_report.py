@@ -31,14 +31,17 @@ def report(failed: int) -> PrepareReport:
         duplicates=Duplicates(query_ids=0, examples=(), rows_with_repeated_texts=0, repeated_texts=0),
         judged=Judged(with_gold=1, without_gold=8, gold=1, gold_missing=0, queries_without_their_gold=0),
         config={"recipe": "documents"},
-        provenance={},
+        provenance={"recipe": "documents"},
+        unit_seconds=distribution([0.5, 1.5]),
     )  # fmt: skip
 
 
 def test_charts_stand_where_values_differ() -> None:
     page = render(report(0))
-    assert page.count("<svg") == 2  # the longest candidates are all of one length
+    assert page.count("<svg") == 3  # the longest candidates are all of one length
     assert "Candidates per query" in page
+    assert "2 units, each prepared in 1.00 s in the middle and 1.50 s at most" in page
+    assert "3.6 source rows a second" in page and "Provenance" in page
     assert "None: every source row was prepared or left out on purpose." in page
 
 

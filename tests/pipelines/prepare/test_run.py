@@ -15,9 +15,9 @@ from jobs.prepare import PrepareConfig, pipeline_settings
 from jobs.settings import merge, validate
 from pipelines.commit import manifest_rows
 from pipelines.inputs import list_inputs, survey_file
+from pipelines.job import RunResult
 from pipelines.labels import load_qrels
 from pipelines.prepare import run as preparing
-from pipelines.run import RunResult
 from pipelines.side_files import read_side_file
 from pipelines.storage import Storage, StorageOptions
 from qrcore.errors import ConfigError, IncompleteRunError, InputError

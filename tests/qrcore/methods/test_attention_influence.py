@@ -21,7 +21,7 @@ from qrcore.loading import load_method
 from qrcore.methods.attention_influence import AttentionInfluence, InfluenceSettings
 from qrcore.models import LanguageModel, load_language_model, open_model
 from tests.qrcore.families import MODELS
-from tests.qrcore.test_gate_modes import GATED, _model, _own, _rows
+from tests.qrcore.gated import GATED, gated_model, own_logits, rows_of
 
 HEADS: Final = (Head(1, 0), Head(1, 3), Head(2, 2))
 SETTINGS: Final = InfluenceSettings(HEADS, controls=2, chunk_tokens=40)
@@ -48,44 +48,52 @@ def _scored(settings: InfluenceSettings, documents: list[list[int]]) -> list[Doc
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_losses_are_those_of_the_models_own_logits(name: str) -> None:
-    rows = _rows(name)
-    (found,) = token_losses(_model(name), rows, logits_at_once=3000)
+    rows = rows_of(name)
+    (found,) = token_losses(gated_model(name), rows, logits_at_once=3000)
     for ids, losses in zip(rows, found, strict=True):
-        expected = functional.cross_entropy(_own(name, ids)[:-1], torch.tensor(ids[1:]), reduction="none")
+        expected = functional.cross_entropy(own_logits(name, ids)[:-1], torch.tensor(ids[1:]), reduction="none")
         torch.testing.assert_close(losses, expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["gemma2", "granite", "gemma3_text"])
 def test_logits_have_the_familys_own_scale_and_cap(name: str) -> None:
-    output: Any = _model(name).base_model(torch.tensor([_rows(name)[1]]), use_cache=False)
-    torch.testing.assert_close(head_logits(_model(name), output.last_hidden_state[0]), _own(name, _rows(name)[1]))
+    output: Any = gated_model(name).base_model(torch.tensor([rows_of(name)[1]]), use_cache=False)
+    torch.testing.assert_close(
+        head_logits(gated_model(name), output.last_hidden_state[0]), own_logits(name, rows_of(name)[1])
+    )
 
 
 def test_copies_are_what_they_are_alone() -> None:
-    rows = _rows("llama")
+    rows = rows_of("llama")
     gates = [(), (Gate("uniform", GATED),), (Gate("zero", (Head(3, 1),)),)]
-    together = token_losses(_model("llama"), rows, gates)
+    together = token_losses(gated_model("llama"), rows, gates)
     for of_copy, found in zip(gates, together, strict=True):
-        (alone,) = token_losses(_model("llama"), rows, [of_copy])
+        (alone,) = token_losses(gated_model("llama"), rows, [of_copy])
         for one, other in zip(found, alone, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_never_more_than_a_chunk_of_logits_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from qrcore.attention import losses
-
+@pytest.mark.parametrize("gates", [[()], [(), (Gate("uniform", GATED),)]])
+def test_never_more_than_a_chunk_of_logits_at_once(gates: list[tuple[Gate, ...]]) -> None:
+    """Counted where logits are born, whatever path leads there: the model's own head."""
+    model: Any = gated_model("llama")
     sizes: list[int] = []
-
-    def counting(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-        logits = head_logits(model, hidden)
-        sizes.append(logits.numel())
-        return logits
-
-    monkeypatch.setattr(losses, "head_logits", counting)
-    vocabulary = _model("llama").config.vocab_size
-    token_losses(_model("llama"), _rows("llama"), logits_at_once=7 * vocabulary)
+    hook = model.lm_head.register_forward_hook(lambda _module, _inputs, logits: sizes.append(logits.numel()))
+    vocabulary = model.config.vocab_size
+    try:
+        token_losses(model, rows_of("llama"), gates, logits_at_once=7 * vocabulary)
+    finally:
+        hook.remove()
     assert max(sizes) == 7 * vocabulary
-    assert sum(sizes) == sum(len(row) - 1 for row in _rows("llama")) * vocabulary
+    assert sum(sizes) == len(gates) * sum(len(row) - 1 for row in rows_of("llama")) * vocabulary
+
+
+def test_every_size_of_chunk_gives_the_same_losses() -> None:
+    model, rows = gated_model("llama"), rows_of("llama")
+    whole, *cut = (token_losses(model, rows, logits_at_once=n * model.config.vocab_size) for n in (999, 1, 7))
+    for other in cut:
+        for one, same in zip(whole[0], other[0], strict=True):
+            torch.testing.assert_close(one, same, rtol=1e-5, atol=1e-5)
 
 
 # Scores
@@ -188,6 +196,17 @@ def test_controls_come_from_the_same_layers_as_far_as_there_are_others() -> None
     assert len(draw_same_layer(last[:3], shape, 5, seed=0)) == 1, "there is one other set only"
 
 
+def test_controls_may_come_from_later_layers_too() -> None:
+    method = AttentionInfluence(replace(SETTINGS, controls=30, control_layers="same_or_later"))
+    sets = method.control_sets(_embedded())
+    assert len(set(sets)) == 30 and all(len(set(heads)) == len(HEADS) for heads in sets)
+    assert not set(HEADS) & {head for heads in sets for head in heads}
+    layers = {head.layer for heads in sets for head in heads}
+    assert min(layers) == 1 and max(layers) == open_model("embedded").shape.layers - 1
+    assert method.settings["control_layers"] == "same_or_later"
+    assert any(sorted(head.layer for head in heads) != [1, 1, 2] for heads in sets)
+
+
 # What cannot be scored
 
 
@@ -211,7 +230,14 @@ def test_numbers_that_are_none_become_an_error(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"mask_mode": "bias"}, {"controls": -1}, {"chunk_tokens": 2}, {"pass_tokens": 0}, {"copies_at_once": 0}],
+    [
+        {"mask_mode": "bias"},
+        {"control_layers": "any"},
+        {"controls": -1},
+        {"chunk_tokens": 2},
+        {"pass_tokens": 0},
+        {"copies_at_once": 0},
+    ],
 )
 def test_settings_that_nothing_can_be_scored_with(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(settings))):

@@ -15,11 +15,13 @@ from qrcore.attention.read import Suffix, read_attention
 from qrcore.decode import decode_greedy
 from qrcore.errors import ConfigError, ScoreError
 from qrcore.heads import Head
-from qrcore.loading import load_method
-from qrcore.methods.cafe import Cafe, CafeSettings, Variant, best_of_each, document_shares, gold_share
+from qrcore.loading import load_method, load_scorer
+from qrcore.methods.cafe import Cafe, CafeSettings, Variant, best_of_each
+from qrcore.methods.share import GoldShare
 from qrcore.models import LanguageModel, load_language_model, open_model
 from qrcore.prompts import EMBEDDED
 from qrcore.records import Document, Span
+from qrcore.scoring import document_shares
 from qrcore.tokens import PromptEncoder
 
 SETTINGS: Final = CafeSettings(
@@ -58,7 +60,6 @@ def test_shares_are_masses_over_documents() -> None:
     attention = torch.tensor([[0.5, 0.1, 0.1, 0.2, 0.1], [1.0, 0.0, 0.0, 0.0, 0.0]])
     found = document_shares(attention, [Span(1, 3), Span(3, 4), Span(4, 5)])
     torch.testing.assert_close(found, torch.tensor([[0.4, 0.4, 0.2], [0.0, 0.0, 0.0]]))
-    assert gold_share(found, (0, 2)).tolist() == pytest.approx([0.6, 0.0])
 
 
 def test_the_best_of_each_head_are_kept_and_the_best_of_all_stands_last() -> None:
@@ -118,9 +119,10 @@ def test_the_bias_stands_on_the_steered_documents_from_the_questions_rows(rows: 
     cafe = _cafe(replace(SETTINGS, rows=rows, bias_inside_scale=inside))
     made = cafe.prompt(_model(), QUESTION, DOCUMENTS)
     (gate,) = cafe.gates(_model(), made)
-    assert gate.mode == "bias" and len(gate.heads) == 24, "all heads"
+    shape = _model().decoder.source.shape
+    assert gate.mode == "bias" and len(gate.heads) == shape.layers * shape.query_heads, "all heads"
     assert gate.keys == tuple(made.encoded.document_spans[made.shown.index(place)] for place in sorted(made.steered))
-    assert gate.delta == pytest.approx(math.log(10) / (math.sqrt(32) if inside else 1))
+    assert gate.delta == pytest.approx(math.log(10) / (math.sqrt(shape.head_dim) if inside else 1))
     assert gate.queries is not None and gate.queries.start == made.encoded.query_span.start
     assert (gate.queries.stop == made.encoded.query_span.stop) == (rows == "question")
 
@@ -134,8 +136,7 @@ def test_answers_are_those_of_the_prompt_with_its_bias() -> None:
         (expected,) = decode_greedy(_model().model, [made.encoded.ids], 5, _model().end_ids, gates=[gates])
         found = cafe.answer(_model(), QUESTION, DOCUMENTS, variant)
         assert (found.ids, found.ended) == (expected.ids, expected.ended)
-        assert found.figures["documents"] == len(made.shown)
-        assert found.figures["prompt_tokens"] == len(made.encoded.ids)
+        assert (found.shown, found.steered, found.prompt_tokens) == (made.shown, made.steered, len(made.encoded.ids))
 
 
 def test_a_bias_of_nothing_is_the_filter_alone() -> None:
@@ -144,6 +145,36 @@ def test_a_bias_of_nothing_is_the_filter_alone() -> None:
         for delta, variant in ((0.0, "cafe"), (3.0, "filter"))
     ]
     assert found[0].ids == found[1].ids
+
+
+def test_variants_together_are_the_variants_alone_and_one_that_fails_stays_alone() -> None:
+    cafe, variants = _cafe(), ("cafe", "filter", "random_order", "full", "oracle")
+    together = cafe.answers(_model(), QUESTION, DOCUMENTS, variants, gold=(3,))
+    assert list(together) == list(variants)
+    for variant, answer in together.items():
+        assert answer == cafe.answer(_model(), QUESTION, DOCUMENTS, variant, gold=(3,))  # type: ignore[arg-type]
+    without_gold = cafe.answers(_model(), QUESTION, DOCUMENTS, ("filter", "oracle"))
+    assert without_gold["filter"] == together["filter"]
+    assert isinstance(without_gold["oracle"], ScoreError) and without_gold["oracle"].code == "nothing_relevant"
+
+
+def test_the_first_stage_reads_once_for_all_variants(monkeypatch: pytest.MonkeyPatch) -> None:
+    cafe, read = _cafe(), []
+    shares = Cafe.shares
+    monkeypatch.setattr(Cafe, "shares", lambda self, *given: read.append(len(given[2])) or shares(self, *given))
+    cafe.answers(_model(), QUESTION, DOCUMENTS, ("cafe", "filter", "full"))
+    kept = len(cafe.prompt(_model(), QUESTION, DOCUMENTS, "filter").shown)
+    assert read == [5, kept, 5]
+
+
+def test_heads_are_found_by_what_the_stages_read() -> None:
+    """What ``detect --method share`` measures is the stages' own share of the relevant documents."""
+    scorer = load_scorer("embedded", heads="all", query_span="query", prompt="embedded")
+    reading = scorer.read(QUESTION, DOCUMENTS)
+    values = GoldShare().head_values(reading, [0, 1, 0, 2, 0])
+    shares = _cafe().shares(_model(), QUESTION, DOCUMENTS, reading.heads)
+    torch.testing.assert_close(values, shares[:, 1] + shares[:, 3])
+    assert GoldShare().head_values(reading, [0] * 5).tolist() == [0.0] * len(reading.heads)
 
 
 # What is refused
@@ -164,12 +195,18 @@ def test_rows_that_cannot_be_answered_say_why() -> None:
         assert caught.value.code == code
     with pytest.raises(ConfigError, match="expected one of cafe, filter"):
         cafe.prompt(_model(), QUESTION, DOCUMENTS, "best")  # type: ignore[arg-type]
+    first_stage = _cafe(replace(SETTINGS, fine_heads=()))
+    assert first_stage.prompt(_model(), QUESTION, DOCUMENTS, "filter") == cafe.prompt(
+        _model(), QUESTION, DOCUMENTS, "filter"
+    )
+    with pytest.raises(ConfigError, match="fine_heads: expected at least one head for cafe"):
+        first_stage.prompt(_model(), QUESTION, DOCUMENTS)
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"coarse_heads": ()}, "heads"),
+        ({"coarse_heads": ()}, "coarse_heads"),
         ({"fine_top": 0}, "fine_top"),
         ({"delta": math.inf}, "delta"),
         ({"rows": "all"}, "rows"),
@@ -181,6 +218,8 @@ def test_settings_that_nothing_can_be_answered_with(settings: dict[str, Any], sa
 
 
 def test_settings_stand_with_results() -> None:
-    told = load_method("cafe").build(SETTINGS, PromptEncoder(_model().decoder.tokenizer), EMBEDDED).settings
+    build = load_method("cafe").build
+    heads = {"coarse_heads": SETTINGS.coarse_heads, "fine_heads": SETTINGS.fine_heads}
+    told = build(PromptEncoder(_model().decoder.tokenizer), EMBEDDED, **heads, coarse_count=2, fine_count=2).settings
     assert told["coarse_heads"] == ["1-0", "1-2"] and told["fine_heads"] == ["2-1", "1-1"]
     assert told["delta"] == math.log(10) and told["bias_inside_scale"] is False

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from qrcore.attention.top_keys import read_top_keys
 from qrcore.contracts.copy_detector import CopyOutcome, CopyTrial
+from qrcore.copying import copied_share, token_recall
 from qrcore.decode import Decoded
 from qrcore.errors import ConfigError, ScoreError
 from qrcore.methods import copy as copying
-from qrcore.methods.copy import CopyScore, copied_share, token_recall
+from qrcore.methods.copy import CopyScore
 from qrcore.models import LanguageModel, load_language_model, open_model
 from qrcore.records import Span
 from tests.qrcore.golden import FAMILIES, FOLDER

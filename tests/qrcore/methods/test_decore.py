@@ -148,7 +148,44 @@ def test_negatives_are_what_the_masked_model_says() -> None:
     assert [one.ids for one in expected] != [one.ids for one in plain]
 
 
+def test_plain_is_what_the_model_says_as_it_is() -> None:
+    expected = decode_greedy(_model().model, _prompts(), 6, _model().end_ids)
+    found = DeCoRe(SETTINGS).plain(_model(), _prompts())
+    assert [(one.ids, one.ended) for one in found if isinstance(one, Generated)] == [
+        (one.ids, one.ended) for one in expected
+    ]
+
+
 # What is refused
+
+
+@pytest.mark.parametrize("settings", [{"alpha": 0.0}, {"alpha": 1.0}, {}])
+def test_logits_that_are_no_numbers_are_an_error_of_their_row_alone(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In each of the streams, whatever the weight: a token would be chosen all the same."""
+    model, method = _model(), DeCoRe(replace(SETTINGS, **settings))
+    ways = [method.answers, method.plain, method.negatives]
+    sound = [way(model, _prompts()) for way in ways]
+
+    def broken(value: float) -> Any:
+        head = model.model.lm_head
+
+        def forward(hidden: torch.Tensor) -> torch.Tensor:
+            logits = torch.nn.functional.linear(hidden, head.weight)
+            logits[1::3, :, 7] = value  # row 1 of every stream
+            return logits
+
+        return forward
+
+    for value, codes in ((math.nan, [None, "non_finite", None]), (math.inf, [None, "non_finite", None])):
+        monkeypatch.setattr(model.model.lm_head, "forward", broken(value))
+        for way, whole in zip(ways, sound, strict=True):
+            found = way(model, _prompts())
+            assert [getattr(one, "code", None) for one in found] == codes
+            assert (found[0], found[2]) == (whole[0], whole[2])
+    monkeypatch.setattr(model.model.lm_head, "forward", broken(-math.inf))
+    assert all(isinstance(one, Generated) for way in ways for one in way(model, _prompts()))
 
 
 def test_prompts_that_cannot_be_answered_say_why() -> None:
@@ -173,6 +210,6 @@ def test_settings_that_make_no_sense(settings: dict[str, Any], said: str) -> Non
 
 
 def test_settings_stand_with_results() -> None:
-    told = load_method("decore").build(SETTINGS).settings
+    told = load_method("decore").build(SETTINGS.heads).settings
     assert (told["mask_mode"], told["mask_scope"], told["alpha"]) == ("uniform", "decode", None)
     assert told["heads"] == ["1-0", "1-2", "2-3"]

@@ -13,20 +13,11 @@ import torch
 from qrcore.attention.gate import uniform
 from qrcore.attention.logits import next_token_logits
 from qrcore.attention.top_keys import read_top_keys
+from qrcore.contracts.auditor import FlipTrial, FollowUp, Verdict, case_of, count_cases, rank_heads
 from qrcore.errors import ConfigError, ScoreError
 from qrcore.heads import Head
 from qrcore.loading import load_method
-from qrcore.methods.flip_audit import (
-    FlipAudit,
-    FlipSettings,
-    FlipTrial,
-    FollowUp,
-    Verdict,
-    case_of,
-    count_cases,
-    flip_rates,
-    rank_heads,
-)
+from qrcore.methods.flip_audit import FlipAudit, FlipSettings, flip_rates
 from qrcore.models import LanguageModel, load_language_model, open_model
 from qrcore.records import Span
 
@@ -158,5 +149,5 @@ def test_settings_that_no_verdict_can_be_read_with(settings: dict[str, Any]) -> 
 
 
 def test_settings_stand_with_results() -> None:
-    told = load_method("flip_audit").build(SETTINGS).settings
+    told = load_method("flip_audit").build(yes_ids=(100, 101), no_ids=(200,), looked_at=1).settings
     assert told == {"mask_mode": "uniform", "mask_scope": "all", "yes_ids": [100, 101], "no_ids": [200], "looked_at": 1}

@@ -1,4 +1,4 @@
-"""Gates and next-token logits: in every family, against the model's own code and against weights set to zero."""
+"""Uniform gates and next-token logits, in every family, against its own code and against weights set to zero."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _window(name: str, layer: int) -> int | None:
     return WINDOW if kinds is None or kinds[layer] == "sliding_attention" else None
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "granite"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "granite"])
 def test_a_gate_does_what_weights_of_zero_would_do(name: str) -> None:
     model, ids = _model(name), _ids(name)
     expected = _with_zero_queries(model, ids, GATED)

@@ -1,0 +1,1 @@
+"""Answering with contrast to what a model says without its retrieval heads."""
