@@ -146,6 +146,7 @@ def test_side_files_hold_the_samples_of_all_units(tmp_path: Path) -> None:
         ("q0", "[POS]"), ("q0", "[NEG]"), ("q2", "[POS]"), ("q2", "[NEG]"),
     ]  # fmt: skip
     lines = [json.loads(line) for line in (folder / "tuning.jsonl").read_text().splitlines()]
+    assert lines[1]["messages"][0]["content"] == "[NEG] Salt is sold.\n\nWhat is sold at market 0?"
     assert [line["messages"][1]["content"] for line in lines] == ["salt", "wool", "salt", "wool"]
     assert [json.loads(line)["query_id"] for line in (folder / "errors.jsonl").read_text().splitlines()] == ["q3"]
     told = json.loads((folder / "report.json").read_text())
