@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipelines.influence.separation import Separation
     from pipelines.job import Observer, RunResult
 
-PAIRS: Final = 24
+PAIRS: Final = 12
 #: Control sets below which the place of the set among them says little.
 _CONTROLS: Final = 20
 

@@ -186,10 +186,10 @@ def test_the_influence_demo_says_what_it_found(tmp_path: Path) -> None:
     (command,) = [c for c in commands() if c.startswith("qrbatch influence --demo")]
     run = qrbatch(command, tmp_path)
     assert run.exit_code == 0, run.output
-    for said in ("24 pairs of documents", "copied - plain", "of 20 sets of other heads", "AUC", "without masks"):
+    for said in ("12 pairs of documents", "copied - plain", "of 20 sets of other heads", "AUC", "without masks"):
         assert said in run.output, run.output
     report = json.loads(next((tmp_path / "demo-influence").glob("*/commit/*/report.json")).read_text())
-    assert report["result"] == {"rows": 48, "scored": 48, "failed": 0}
+    assert report["result"] == {"rows": 24, "scored": 24, "failed": 0}
     assert report["provenance"]["settings"]["control_layers"] == "same_or_later"
     gap = float(re.findall(r"copied - plain: ([+-][\d.]+)", run.output)[0])
     assert gap > 0 and "above that of" in run.output

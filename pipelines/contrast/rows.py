@@ -173,7 +173,7 @@ def chat_line(row: Row) -> Row:
     return {
         "id": row["query_id"],
         "messages": [
-            {"role": "user", "content": f"{row['control_token']} {row['prompt']}"},
+            {"role": "user", "content": f"{row['control_token']} {row['prompt'].lstrip()}"},
             {"role": "assistant", "content": row["target"]},
         ],
         "control_token": row["control_token"],

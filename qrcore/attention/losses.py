@@ -14,20 +14,25 @@ from qrcore.attention.attach import run
 from qrcore.attention.call import AttentionCall, Fork, PackedLayout, Segment
 from qrcore.attention.gate import Gate, first_layer, layer_gates, on_row
 
-#: Logits held at once (float32: 64 MiB).
-LOGITS_AT_ONCE: Final = 16 * 2**20
+#: Logits held at once (float32): 4 MiB on a CPU, where larger blocks come from the system anew each time, and more
+#: elsewhere, where large products are fast.
+_ON_CPU: Final = 2**20
+_ELSEWHERE: Final = 64 * 2**20
+#: Of a large vocabulary these are too few tokens: every chunk reads the whole head's weights.
+_FEWEST_TOKENS: Final = 256
 
 
 def token_losses(
     model: PreTrainedModel,
     rows: Sequence[Sequence[int]],
     copies: Sequence[Sequence[Gate]] = ((),),
-    logits_at_once: int = LOGITS_AT_ONCE,
+    logits_at_once: int | None = None,
 ) -> list[list[Tensor]]:
     """Losses of the tokens of each row behind its first one, ``[token - 1]`` float32 in nats, by copy and row.
 
     ``model``: a causal language model with its head; ``rows``: token ids, packed into one pass; ``copies``: the gates
-    of each copy of all rows (scope *all*). Layers below the first gated one are computed once for all copies. Rows do
+    of each copy of all rows (scope *all*); ``logits_at_once``: how many are held at most, None for what suits the
+    device. Layers below the first gated one are computed once for all copies. Rows do
     not influence one another but for rounding.
     """
     layer = first_layer(gate for gates in copies for gate in gates)
@@ -45,9 +50,8 @@ def token_losses(
     hidden = run(decoder, ids, AttentionCall(layout, gates=gates, fork=fork)).last_hidden_state[0]
     # The last token of a row has none behind it.
     telling = torch.cat([torch.arange(span.start, span.stop - 1) for span in layout.spans]).to(model.device)
-    of_copies = [
-        _losses(model, of_copy, telling, ids[telling + 1], logits_at_once) for of_copy in hidden.split(layout.length)
-    ]
+    tokens = tokens_at_once(model, logits_at_once)
+    of_copies = [_losses(model, one, telling, ids[telling + 1], tokens) for one in hidden.split(layout.length)]
     lengths = [len(row) - 1 for row in rows]
     found = [list(losses.split(lengths)) for losses in of_copies]
     # Without any gated head all copies are the same pass, to the bit.
@@ -64,10 +68,17 @@ def head_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
-def _losses(model: PreTrainedModel, hidden: Tensor, telling: Tensor, targets: Tensor, logits_at_once: int) -> Tensor:
-    rows = max(1, logits_at_once // int(model.config.vocab_size))
+def tokens_at_once(model: PreTrainedModel, logits_at_once: int | None = None) -> int:
+    """Of how many tokens the logits are held at once."""
+    vocabulary = int(model.config.vocab_size)
+    if logits_at_once is not None:
+        return max(1, logits_at_once // vocabulary)
+    return max(_FEWEST_TOKENS, (_ON_CPU if model.device.type == "cpu" else _ELSEWHERE) // vocabulary)
+
+
+def _losses(model: PreTrainedModel, hidden: Tensor, telling: Tensor, targets: Tensor, tokens: int) -> Tensor:
     parts = [
         functional.cross_entropy(head_logits(model, hidden[here]), expected, reduction="none")
-        for here, expected in zip(telling.split(rows), targets.split(rows), strict=True)
+        for here, expected in zip(telling.split(tokens), targets.split(tokens), strict=True)
     ]
     return torch.cat(parts)

@@ -32,7 +32,7 @@ from tests.benchmarks.embedded_lists import COLLECTIONS
 RESULTS: Final = Path(__file__).parent / "results"
 MODELS: Final = ("embedded", "embedded-gqa")
 MODES: Final = ("uniform", "zero")
-PAIRS: Final = 40
+PAIRS: Final = 100
 CONTROLS: Final = 20
 #: Words of half a document: two halves and their tokens fit a pass of any model here.
 WORDS: Final = 80

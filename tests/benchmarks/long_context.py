@@ -1,8 +1,8 @@
-"""Long and many contexts through prepare and select: ``python -m tests.benchmarks.long_context [one many]``.
+"""Long and many contexts through prepare and select: ``python -m tests.benchmarks.long_context [stub embedded many]``.
 
-- ``one``: a context of a million tokens in 20,000 pieces is prepared, ranked by a stub and selected from; then scored
-  and selected from by the embedded model in one job, on a real local Ray: seconds, and the most memory that each
-  process had to itself. No actor may take 2 GB beyond its model.
+- ``stub``: a context of a million tokens in 20,000 pieces is prepared, ranked by a stub and selected from, on a real
+  local Ray: seconds, and the most memory that each process had to itself. No actor may take 2 GB beyond its model.
+- ``embedded``: the same context is scored and selected from by the embedded model in one job.
 - ``many``: 10,000 and 100,000 short rows, by the stub: the driver's memory over time, which has to be that of the fewer
   rows.
 
@@ -88,33 +88,49 @@ class StubJob(RerankJob):
         return partial(StubWorker, plan.output_schema)
 
 
-def one(folder: Path, pieces: int = PIECES, budget_tokens: int = BUDGET_TOKENS) -> dict[str, Any]:
-    """One long context: what each step took, and whether every actor stayed below the limit."""
+def stub(folder: Path, pieces: int = PIECES, budget_tokens: int = BUDGET_TOKENS) -> dict[str, Any]:
+    """One long context, ranked by the stub: what each step took, and whether every actor stayed below the limit."""
+    steps: dict[str, Watched] = {}
+    prepared = _long_context(folder, pieces, steps)
+    with watched() as steps["rank"]:
+        ranked = _ranked(prepared.run_uri, folder)
+    with watched() as steps["select"]:
+        selected = _selected(ranked.run_uri, folder / "bundles", {"policy": {"budget_tokens": budget_tokens}})
+    return _told(selected, pieces, steps)
+
+
+def embedded(folder: Path, pieces: int = PIECES, budget_tokens: int = BUDGET_TOKENS) -> dict[str, Any]:
+    """One long context, scored by the embedded model in the job that selects from it."""
+    steps: dict[str, Watched] = {}
+    prepared = _long_context(folder, pieces, steps)
+    with watched() as steps["score and select"]:
+        selected = _selected(prepared.run_uri, folder / "bundles", {"policy": {"budget_tokens": budget_tokens}})
+    weights = (embedded_folder() / "model.safetensors").stat().st_size
+    return {"weights_mib": round(weights / MIB, 1), **_told(selected, pieces, steps)}
+
+
+def _long_context(folder: Path, pieces: int, steps: dict[str, Watched]) -> RunResult:
     text = _text(pieces)
     path = folder / "long.jsonl"
     path.write_text(json.dumps({"document_id": "a", "text": text, "query_id": "q", "query": "Which river?"}) + "\n")
-    steps: dict[str, Watched] = {}
     with watched() as steps["prepare"]:
         prepared = _prepared("documents", path, folder, {})
     (row,) = manifest_rows(prepared.run_uri)
-    if rebuild((piece["start"], piece["text"]) for piece in row["candidates"]) != text:
-        raise RuntimeError("expected pieces that make the text again")
-    with watched() as steps["rank by the stub"]:
-        ranked = _ranked(prepared.run_uri, folder)
-    policy = {"policy": {"budget_tokens": budget_tokens}}
-    with watched() as steps["select from the ranking"]:
-        selected = _selected(ranked.run_uri, folder / "bundles", policy)
-    with watched() as steps["score and select by the embedded model"]:
-        scored = _selected(prepared.run_uri, folder / "scored", policy)
-    (bundle,), (by_model,) = manifest_rows(selected.run_uri), manifest_rows(scored.run_uri)
+    candidates = row["candidates"]
+    if len(candidates) != pieces or rebuild((piece["start"], piece["text"]) for piece in candidates) != text:
+        raise RuntimeError(f"expected {pieces} pieces that make the text again")
+    return prepared
+
+
+def _told(selected: RunResult, pieces: int, steps: dict[str, Watched]) -> dict[str, Any]:
+    (bundle,) = manifest_rows(selected.run_uri)
     largest = max(step.largest_worker for step in steps.values())
     return {
-        "pieces": len(row["candidates"]),
+        "pieces": pieces,
         "tokens": bundle["source_tokens"],
-        "kept_tokens": {"stub": bundle["context_tokens"], "embedded": by_model["context_tokens"]},
-        "prompts": by_model["windows"],
-        "last_prompt_pieces": by_model["final_items"],
-        "weights_mib": round((embedded_folder() / "model.safetensors").stat().st_size / MIB, 1),
+        "kept_tokens": bundle["context_tokens"],
+        "prompts": bundle["windows"],
+        "last_prompt_pieces": bundle["final_items"],
         "steps": {name: step.record() for name, step in steps.items()},
         "largest_worker_mib": round(largest / MIB),
         "below_limit": largest < ACTOR_LIMIT,
@@ -177,7 +193,7 @@ def _selected(uri: str, output: Path, changes: dict[str, Any]) -> RunResult:
     return select.select(validate(select.SelectConfig, given), Quiet())
 
 
-PARTS: Final[dict[str, Callable[[Path], dict[str, Any]]]] = {"one": one, "many": many}
+PARTS: Final[dict[str, Callable[[Path], dict[str, Any]]]] = {"stub": stub, "embedded": embedded, "many": many}
 
 
 def main() -> None:

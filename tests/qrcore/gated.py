@@ -55,7 +55,8 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
 def packed_logits(name: str, rows: list[list[int]], gates: list[RowGate], fork: Fork | None = None) -> list[Tensor]:
     """Logits of every token of every row and copy."""
     layout = PackedLayout(tuple(Segment(len(row)) for row in rows))
-    call = AttentionCall(layout, gates=layer_gates(gates), fork=fork, chunk_tokens=60)
+    # Chunks that begin behind the windows of these models, too.
+    call = AttentionCall(layout, gates=layer_gates(gates), fork=fork, chunk_tokens=25)
     logits: Tensor = run(gated_model(name), torch.tensor([token for row in rows for token in row]), call).logits[0]
     copies = fork.copies if fork else 1
     return list(logits.split([len(row) for row in rows] * copies))
@@ -128,3 +129,5 @@ def slow_logits(name: str, ids: list[int], gates: list[RowGate]) -> Tensor:
 
 
 BIAS: Final = Gate("bias", (Head(1, 3), *GATED), keys=(Span(3, 9), Span(20, 22)), delta=2.3, queries=Span(30, 40))
+#: Its rows see, in layers with a window, only a part of its keys, and not the first key.
+LATE_BIAS: Final = Gate("bias", BIAS.heads, keys=(Span(10, 24), Span(30, 34)), delta=-1.7, queries=Span(60, 68))

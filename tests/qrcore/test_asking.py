@@ -92,6 +92,13 @@ def test_words_are_told_apart_by_their_first_tokens() -> None:
         _answerer(yes_word="no", no_word="no").verdict_ids()
 
 
+def test_a_token_that_both_words_begin_with_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    answerer = _answerer()
+    found = {"yes": {5, 3, 1}, "no": {5, 2}}
+    monkeypatch.setattr(answerer, "_first_tokens", found.get)
+    assert answerer.verdict_ids() == ((1, 3), (2,))
+
+
 @pytest.mark.parametrize("follow_ups", [(), ("Are you sure?",), ("{options} or {options}?",)])
 def test_follow_ups_that_do_not_name_the_options_once_are_refused(follow_ups: Any) -> None:
     with pytest.raises(ConfigError, match="follow_ups"):

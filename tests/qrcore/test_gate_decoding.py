@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from qrcore.attention.gate import Gate, on_row
+from qrcore.attention.gate import Gate, GateScope, RowGate, on_row
 from qrcore.attention.streams import Streams
 from qrcore.decode import decode_greedy, decode_streams
 from qrcore.heads import Head
@@ -49,14 +50,21 @@ batched_models = pytest.mark.parametrize("name", sorted(set(MODELS) - {"llama-dy
 
 
 @batched_models
-@pytest.mark.parametrize("scope", ["all", "decode"])
-def test_cached_steps_are_one_pass_over_the_whole_row(name: str, scope: Any) -> None:
-    gates = [Gate("uniform", GATED, scope), Gate("bias", (Head(1, 4),), scope, keys=(Span(2, 5),), delta=3.0)]
-    found = _streamed(name, [[], gates, [Gate("zero", GATED, scope)]])
+@pytest.mark.parametrize("scopes", [("all", "all"), ("decode", "decode"), ("all", "decode")])
+def test_cached_steps_are_one_pass_over_the_whole_row(name: str, scopes: tuple[GateScope, GateScope]) -> None:
+    """The pass over whole rows is told by hand which queries are gated: from the last token of the prompt on."""
+    first, second = scopes
+    gates = [Gate("uniform", GATED, first), Gate("bias", (Head(1, 4),), second, keys=(Span(2, 5),), delta=3.0)]
+    streams = [[], gates, [Gate("zero", GATED, second)]]
+    found = _streamed(name, streams)
     for row, ids in enumerate(rows_of(name)):
         prompt = len(ids) - 6
-        for stream, of_stream in enumerate(([], gates, [Gate("zero", GATED, scope)])):
-            (whole,) = packed_logits(name, [ids], [on_row(gate, None, prompt) for gate in of_stream])
+        for stream, of_stream in enumerate(streams):
+            by_hand = [
+                RowGate(replace(gate, scope="all"), None, Span(0 if gate.scope == "all" else prompt - 1, len(ids)))
+                for gate in of_stream
+            ]
+            (whole,) = packed_logits(name, [ids], by_hand)
             assert_close(found[stream][row], whole[prompt - 1 :])
         assert_close(found[0][row], own_logits(name, ids)[prompt - 1 :])
 

@@ -21,6 +21,7 @@ from tests.qrcore.families import HEADS
 from tests.qrcore.gated import (
     BIAS,
     GATED,
+    LATE_BIAS,
     SIZE,
     assert_close,
     every_model,
@@ -66,7 +67,7 @@ def test_an_output_of_zero_is_a_block_of_zero_in_the_output_projection(name: str
 @some_models
 def test_uniform_and_bias_are_what_full_matrices_give(name: str) -> None:
     ids = rows_of(name)[0]
-    for gate in (Gate("uniform", GATED), BIAS):
+    for gate in (Gate("uniform", GATED), BIAS, LATE_BIAS):
         placed = on_row(gate)
         (found,) = packed_logits(name, [ids], [placed])
         expected = slow_logits(name, ids, [placed])

@@ -58,6 +58,24 @@ def test_padding_moves_no_position_and_is_never_seen(name: str) -> None:
     assert_close(found[0], packed_logits(name, [short], [RowGate(Gate("uniform", GATED))])[0][-1:])
 
 
+def test_positions_are_counted_without_padding() -> None:
+    """Rotation tells distances only, so that logits would not show positions that padding has moved."""
+    seen: list[list[list[int]]] = []
+    model: Any = gated_model("llama")
+
+    def note(_module: object, _inputs: object, settings: dict[str, Any]) -> None:
+        seen.append(settings["position_ids"].tolist())
+
+    hook = model.model.rotary_emb.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        streams = Streams(model, [2, 5], [[[], []], [[Gate("uniform", GATED)], []]])
+        streams.next_logits(torch.tensor([[0, 0, 0, 11, 12], [11, 12, 13, 14, 15]]))
+        streams.next_logits(torch.tensor([[13], [16]]))
+    finally:
+        hook.remove()
+    assert seen == [[[0, 0, 0, 0, 1], [0, 1, 2, 3, 4]], [[2], [5]]]
+
+
 @pytest.mark.parametrize("layout", [CachedLayout((0,), 12, 12), PackedLayout.of_one(12)])
 @pytest.mark.parametrize("ends", ["with an error", "well"])
 def test_everything_is_as_before_and_other_models_notice_nothing(layout: Any, ends: str) -> None:

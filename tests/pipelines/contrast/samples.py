@@ -37,6 +37,7 @@ def answer_row(number: int, **changes: Any) -> dict[str, Any]:
         "plain": {"answer": "salt", **scores},
         "controls": [],
         "gold": ["Salt"],
+        "prompt": f"Salt is sold.\n\nWhat is sold at market {number}?",
         "source": {"uri": URI, "row": number},
     }
     return row | changes

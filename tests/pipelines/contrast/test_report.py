@@ -84,6 +84,8 @@ def test_counts_by_hand() -> None:
     assert gain is not None and gain["token_f1"].mean == pytest.approx(0.0)
     assert (gain["token_f1"].low, gain["token_f1"].high) == (-1.0, 1.0)
     assert ways["control sets"].measures["exact_match"].mean == pytest.approx(0.5)
+    beyond_controls = ways["control sets"].gain
+    assert beyond_controls is not None and beyond_controls["exact_match"].mean == pytest.approx(1 / 3 - 1 / 2)
     assert [(one.query_id, one.tokens_changed) for one in report.examples] == [("q2", 10), ("q1", 4)]
     tuning = report.tuning
     assert tuning is not None and (tuning.pairs, tuning.left_out) == (2, {"same_answer": 1, "empty": 1})
@@ -144,6 +146,7 @@ def test_side_files_hold_the_samples_of_all_units(tmp_path: Path) -> None:
         ("q0", "[POS]"), ("q0", "[NEG]"), ("q2", "[POS]"), ("q2", "[NEG]"),
     ]  # fmt: skip
     lines = [json.loads(line) for line in (folder / "tuning.jsonl").read_text().splitlines()]
+    assert lines[1]["messages"][0]["content"] == "[NEG] Salt is sold.\n\nWhat is sold at market 0?"
     assert [line["messages"][1]["content"] for line in lines] == ["salt", "wool", "salt", "wool"]
     assert [json.loads(line)["query_id"] for line in (folder / "errors.jsonl").read_text().splitlines()] == ["q3"]
     told = json.loads((folder / "report.json").read_text())

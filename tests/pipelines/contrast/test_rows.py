@@ -94,7 +94,7 @@ def test_a_row_gives_a_faithful_and_an_unfaithful_sample_with_their_control_toke
     assert (bad["control_token"], bad["target"], bad["target_from"], bad["faithful"]) == (
         "<no>", "[2] the wool of", "masked", False,
     )  # fmt: skip
-    assert good["prompt"] == bad["prompt"] == "Which?" and bad["support"] == pytest.approx(0.15)
+    assert good["prompt"] == bad["prompt"] == "\n\nWhich?" and bad["support"] == pytest.approx(0.15)
     line = chat_line(bad)
     assert line["messages"] == [
         {"role": "user", "content": "<no> Which?"},
@@ -104,4 +104,4 @@ def test_a_row_gives_a_faithful_and_an_unfaithful_sample_with_their_control_toke
 
 
 def _row(negative: Any) -> dict[str, Any]:
-    return {"query_id": "q", "prompt": "Which?", "source": {"uri": "u", "row": 1}, "negative": negative}
+    return {"query_id": "q", "prompt": "\n\nWhich?", "source": {"uri": "u", "row": 1}, "negative": negative}

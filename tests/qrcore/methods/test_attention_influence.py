@@ -10,9 +10,10 @@ from typing import Any, Final
 import pytest
 import torch
 from torch.nn import functional
+from transformers import LlamaConfig
 
 from qrcore.attention.gate import Gate
-from qrcore.attention.losses import head_logits, token_losses
+from qrcore.attention.losses import head_logits, token_losses, tokens_at_once
 from qrcore.causal import draw_same_layer
 from qrcore.contracts.influence import DocumentInfluence, repetition_rate
 from qrcore.counting import TextTokenizer
@@ -88,6 +89,20 @@ def test_never_more_than_a_chunk_of_logits_at_once(gates: list[tuple[Gate, ...]]
         hook.remove()
     assert max(sizes) == 7 * vocabulary
     assert sum(sizes) == len(gates) * sum(len(row) - 1 for row in rows_of("llama")) * vocabulary
+
+
+def test_chunks_suit_the_device_and_are_not_too_few_tokens_of_a_large_vocabulary() -> None:
+    model = gated_model("llama")
+    assert tokens_at_once(model) == 2**20 // model.config.vocab_size > 256
+    assert tokens_at_once(model, 7 * model.config.vocab_size + 1) == 7 and tokens_at_once(model, 1) == 1
+
+    class Large:
+        config = LlamaConfig(vocab_size=128_000)
+        device = torch.device("cpu")
+
+    assert tokens_at_once(Large()) == 256  # type: ignore[arg-type]
+    Large.device = torch.device("cuda")
+    assert tokens_at_once(Large()) == 64 * 2**20 // 128_000  # type: ignore[arg-type]
 
 
 def test_every_size_of_chunk_gives_the_same_losses() -> None:

@@ -159,33 +159,42 @@ def test_plain_is_what_the_model_says_as_it_is() -> None:
 # What is refused
 
 
+def _saying(value: float, rows: slice) -> Any:
+    """The model's last layer, which says ``value`` of one token in some rows."""
+    weight = _model().model.lm_head.weight
+
+    def forward(hidden: torch.Tensor) -> torch.Tensor:
+        logits = torch.nn.functional.linear(hidden, weight)
+        logits[rows, :, 7] = value
+        return logits
+
+    return forward
+
+
 @pytest.mark.parametrize("settings", [{"alpha": 0.0}, {"alpha": 1.0}, {}])
 def test_logits_that_are_no_numbers_are_an_error_of_their_row_alone(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In each of the streams, whatever the weight: a token would be chosen all the same."""
+    """Whatever the weight: a token would be chosen all the same."""
     model, method = _model(), DeCoRe(replace(SETTINGS, **settings))
     ways = [method.answers, method.plain, method.negatives]
     sound = [way(model, _prompts()) for way in ways]
-
-    def broken(value: float) -> Any:
-        head = model.model.lm_head
-
-        def forward(hidden: torch.Tensor) -> torch.Tensor:
-            logits = torch.nn.functional.linear(hidden, head.weight)
-            logits[1::3, :, 7] = value  # row 1 of every stream
-            return logits
-
-        return forward
-
-    for value, codes in ((math.nan, [None, "non_finite", None]), (math.inf, [None, "non_finite", None])):
-        monkeypatch.setattr(model.model.lm_head, "forward", broken(value))
+    for value in (math.nan, math.inf):
+        monkeypatch.setattr(model.model.lm_head, "forward", _saying(value, slice(1, None, 3)))
         for way, whole in zip(ways, sound, strict=True):
             found = way(model, _prompts())
-            assert [getattr(one, "code", None) for one in found] == codes
+            assert [getattr(one, "code", None) for one in found] == [None, "non_finite", None]
             assert (found[0], found[2]) == (whole[0], whole[2])
-    monkeypatch.setattr(model.model.lm_head, "forward", broken(-math.inf))
+    monkeypatch.setattr(model.model.lm_head, "forward", _saying(-math.inf, slice(1, None, 3)))
     assert all(isinstance(one, Generated) for way in ways for one in way(model, _prompts()))
+
+
+@pytest.mark.parametrize("stream", [0, 1])
+def test_each_stream_must_say_numbers(stream: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = 3 * stream + 2
+    monkeypatch.setattr(_model().model.lm_head, "forward", _saying(math.nan, slice(row, row + 1)))
+    found = DeCoRe(replace(SETTINGS, mask_scope="all")).answers(_model(), _prompts())
+    assert [getattr(one, "code", None) for one in found] == [None, None, "non_finite"]
 
 
 def test_prompts_that_cannot_be_answered_say_why() -> None:

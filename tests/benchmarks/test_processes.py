@@ -1,0 +1,40 @@
+"""What is watched while something runs: this process, and whatever below it calls itself one of Ray's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+from tests.benchmarks.processes import MIB, Watched, private, resident, watched
+
+_CHILD = "import time; held = bytearray(b'x' * 80_000_000); print('held', flush=True); time.sleep(60)"
+
+
+def test_workers_are_found_by_their_name_with_what_they_hold_alone() -> None:
+    with watched() as found:
+        children = [
+            subprocess.Popen([name, "-c", _CHILD], executable=sys.executable, stdout=subprocess.PIPE)
+            for name in ("ray::Scorer", "other")
+        ]
+        try:
+            for child in children:
+                assert child.stdout is not None and child.stdout.readline() == b"held\n"
+            time.sleep(1.0)
+        finally:
+            for child in children:
+                child.kill()
+                child.communicate()
+    assert list(found.workers) == ["ray::Scorer"]
+    assert 80_000_000 < found.largest_worker < 300 * MIB
+    assert found.seconds >= 1.0 and len(found.driver) >= 2
+    assert private(children[0].pid) == 0
+
+
+def test_what_is_written_of_a_long_run_fits_a_page() -> None:
+    driver = [(place * 0.25, (100 + place % 7) * MIB) for place in range(1000)]
+    record = Watched(250.0, driver, {"ray::A": 5 * MIB}).record()
+    assert record["driver_peak_mib"] == 106 and len(record["driver_mib"]) <= 50
+    assert record["worker_peak_mib"] == {"ray::A": 5}
+    assert resident(os.getpid()) > 10 * MIB
