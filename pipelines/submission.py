@@ -27,6 +27,9 @@ _UNKNOWN_END: Final = 4
 #: What a shell adds to the number of the signal that ended a process.
 _SIGNALLED: Final = 128
 _RECONNECT_S: Final = 2.0
+#: What a cluster says that has just been started: its nodes take jobs when their agents have come up.
+_NOT_YET: Final = "No available agent"
+_TAKEN_WITHIN_S: Final = 60.0
 _GIVE_UP_S: Final = 300.0
 #: Ray lets these win over an address that was given.
 _ADDRESS_VARIABLES: Final = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
@@ -110,19 +113,25 @@ def _start(client: JobSubmissionClient, submission: Submission, submission_id: s
         for name, content in submission.files.items():
             Path(folder, name).write_text(content, encoding="utf-8")
         environment = {"working_dir": folder} if submission.files else {}
-        try:
-            client.submit_job(
-                entrypoint=submission.entrypoint,
-                submission_id=submission_id,
-                runtime_env=environment,
-                metadata={"qrbatch_job": submission.job, "qrbatch_name": submission.name},
-            )
-        except RuntimeError as error:
-            if _details(client, submission_id) is None:  # else somebody else was first with the same job
+        given_up_at = time.monotonic() + _TAKEN_WITHIN_S
+        while True:
+            try:
+                client.submit_job(
+                    entrypoint=submission.entrypoint,
+                    submission_id=submission_id,
+                    runtime_env=environment,
+                    metadata={"qrbatch_job": submission.job, "qrbatch_name": submission.name},
+                )
+                return
+            except RuntimeError as error:
+                if _details(client, submission_id) is not None:  # somebody else was first with the same job
+                    return
                 reason = str(error).splitlines()[0]
-                raise IncompleteRunError(
-                    f"{submission_id}: expected the cluster to take the job; {reason} Submit it again."
-                ) from error
+                if _NOT_YET not in reason or time.monotonic() > given_up_at:
+                    raise IncompleteRunError(
+                        f"{submission_id}: expected the cluster to take the job; {reason} Submit it again."
+                    ) from error
+            time.sleep(_RECONNECT_S)
 
 
 def follow(client: JobSubmissionClient, submission_id: str, write: Callable[[str], None]) -> int:

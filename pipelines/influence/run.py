@@ -79,6 +79,7 @@ class InfluenceJob:
 
     def provenance(self, facts: InfluenceFacts, order: str) -> dict[str, Any]:
         return {
+            "told": self._told(facts),
             "model": {
                 "id": self.settings.model.model,
                 "revision": facts.revision,
@@ -94,6 +95,14 @@ class InfluenceJob:
             "device": facts.device,
             "warnings": list(facts.warnings),
         }
+
+    def _told(self, facts: InfluenceFacts) -> str:
+        controls = len(facts.controls)
+        return (
+            f"documents read by {self.settings.model.model} with {len(facts.heads)} heads masked ({facts.head_set_id}; "
+            f"{facts.settings['mask_mode']}), beside {controls} control set{'' if controls == 1 else 's'}, "
+            f"{facts.dtype} on {facts.device}"
+        )
 
     def output_schema(self, surveys: Sequence[FileSurvey]) -> tuple[pa.Schema, tuple[str, ...]]:
         return INFLUENCE_SCHEMA, ()
