@@ -19,7 +19,7 @@ from qrcore.heads import head_set_from_list
 from qrcore.methods import qrhead
 from qrcore.methods.qrhead import QRHeadScorer
 from tests.qrcore.families import DOCUMENTS, FamilyModels
-from tests.qrcore.golden import FOLDER, changed_scorer, golden_cases
+from tests.qrcore.golden import FOLDER, changed_scorer, golden_cases, golden_scorer
 
 CASE: Final = golden_cases("llama")["no_titles"]
 LLAMA: Final = str(FOLDER / "models" / "llama")
@@ -32,6 +32,12 @@ BROKEN: Final[dict[str, tuple[str, tuple[Document, ...]]]] = {
     "context_too_long": ("why?", (Document("1", "word " * 400),)),
     "invalid_text": ("why?", (Document("1", "a\ud800b"),)),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shared_before_it_is_patched() -> None:
+    """Other tests use the same loaded scorer: it must not be made while its limit is another one."""
+    golden_scorer("llama", "full")
 
 
 @pytest.fixture
