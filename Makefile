@@ -95,6 +95,7 @@ study: venv $(LISTS)/.built $(HEADS)/lists/.built
 	$(BIN)/python -m tests.benchmarks.precision --lists $(HEADS)/lists
 	$(BIN)/python -m tests.benchmarks.context_study --data $(DATA)
 	$(BIN)/python -m tests.benchmarks.influence_study
+	$(BIN)/python -m tests.benchmarks.steering_study --lists $(LISTS)
 
 lock: venv
 	{ echo "# Exact versions of everything that make venv installs (Python 3.11, Linux). Written by: make lock"; \

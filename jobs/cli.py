@@ -16,7 +16,23 @@ from jobs.demo import QUESTIONS, show_demo
 from jobs.demo import demo as run_demo
 from jobs.logs import LogFormat, use_format
 from jobs.settings import validate
-from jobs.shell import COMMITTED, Assignments, Config, Debug, Heads, Inputs, Model, Output, exit_code, gather, guarded
+from jobs.shell import (
+    COMMITTED,
+    AllowMismatch,
+    Assignments,
+    Config,
+    Debug,
+    Heads,
+    Inputs,
+    Model,
+    Name,
+    Output,
+    Prompt,
+    Texts,
+    exit_code_of,
+    gather,
+    guarded,
+)
 
 app = typer.Typer(
     name="qrbatch",
@@ -55,15 +71,13 @@ def rerank(
     output: Output = None,
     model: Model = None,
     heads: Heads = None,
-    prompt: Annotated[str | None, typer.Option(help="Prompt format: auto, chat, plain or a name.")] = None,
+    prompt: Prompt = None,
     contexts: Annotated[
         str | None, typer.Option(help="Lists that do not fit one prompt: error (default) or tournament.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
+    name: Name = None,
     qrels: Annotated[str | None, typer.Option(help="Judgements for the report's quality table.")] = None,
-    allow_model_mismatch: Annotated[
-        bool, typer.Option("--allow-model-mismatch", help="Use heads found for another revision or other weights.")
-    ] = False,
+    allow_model_mismatch: AllowMismatch = False,
     rows_from: Annotated[
         str | None, typer.Option("--rows-from", help="Score only the failed rows of a committed run: RUN/errors.")
     ] = None,
@@ -114,7 +128,7 @@ def _demo(output: str, questions: str, split: str | None) -> int:
     show_demo(console, result)
     console.print()
     show_result(console, result.run)
-    return exit_code(result.run.manifest.failed, len(result.run.manifest.skipped_files))
+    return exit_code_of(result.run)
 
 
 def detect(
@@ -130,7 +144,7 @@ def detect(
     compare: Annotated[
         list[str] | None, typer.Option(help="Another head set to prove the choice against; repeatable.")
     ] = None,
-    prompt: Annotated[str | None, typer.Option(help="Prompt format: auto, chat, plain or a name.")] = None,
+    prompt: Prompt = None,
     name: Annotated[str | None, typer.Option(help="Name of the run and of the head set.")] = None,
     config: Config = None,
     assignments: Assignments = None,
@@ -163,15 +177,14 @@ def _detect(config_file: str | None, flags: dict[str, Any], assignments: list[st
     show_detected(console, detected)
     show_result(console, detected.found)
     show_result(console, detected.proved)
-    manifests = (detected.found.manifest, detected.proved.manifest)
-    return exit_code(sum(one.failed for one in manifests), sum(len(one.skipped_files) for one in manifests))
+    return exit_code_of(detected.found, detected.proved)
 
 
 def needles(
-    inputs: Annotated[list[str] | None, typer.Option("--input", help="Parquet text shards; repeatable.")] = None,
+    inputs: Texts = None,
     output: Annotated[str | None, typer.Option(help="Folder for the trials, local or s3://.")] = None,
     model: Model = None,
-    prompt: Annotated[str | None, typer.Option(help="Prompt format: auto, chat, plain or a name.")] = None,
+    prompt: Prompt = None,
     config: Config = None,
     assignments: Assignments = None,
     debug: Debug = False,
@@ -201,7 +214,7 @@ def _needles(config_file: str | None, flags: dict[str, Any], assignments: list[s
 
 
 def train_embedded(
-    inputs: Annotated[list[str] | None, typer.Option("--input", help="Parquet text shards; repeatable.")] = None,
+    inputs: Texts = None,
     questions: Annotated[list[str] | None, typer.Option(help="Parquet question rows; repeatable.")] = None,
     evaluation: Annotated[str | None, typer.Option(help="Folder of judged lists to measure the model on.")] = None,
     output: Annotated[str | None, typer.Option(help="The model folder, local or s3://.")] = None,

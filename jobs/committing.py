@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.console import Console
 
 from jobs.settings import ConfigType, Values, validate
-from jobs.shell import exit_code
+from jobs.shell import exit_code_of
 
 if TYPE_CHECKING:
     from pipelines.job import Observer, RunResult
@@ -41,4 +41,4 @@ def commit_job(
     console = Console()
     result = with_progress(console, lambda observer: run(config, observer))
     show_result(console, result, judged_by(config), done)
-    return exit_code(result.manifest.failed, len(result.manifest.skipped_files))
+    return exit_code_of(result)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _LINE_EVERY_S: Final = 10.0
 _MIB: Final = 2**20
 _GIB: Final = 2**30
+#: Bytes below which a predicted peak is not worth a line: what Python itself takes is more than the passes.
+_TOLD_MEMORY: Final = 500 * _MIB
 _TRAINING_HEAD: Final = "done  stage                 tokens      time   loss   copy  index  heads  yes/no"
 
 
@@ -100,7 +102,7 @@ class ConsoleObserver:
 
     def _end(self, tally: Tally) -> None:
         self._stop()
-        if tally.memory is not None:
+        if tally.memory is not None and tally.memory[0] >= _TOLD_MEMORY:
             predicted, measured = map(size_text, tally.memory)
             show_line(self._console, f"  memory of the largest actor: {predicted} predicted, {measured} measured")
 

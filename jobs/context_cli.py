@@ -9,7 +9,24 @@ from rich.console import Console
 
 from jobs.committing import commit_job
 from jobs.settings import validate
-from jobs.shell import COMMITTED, Assignments, Config, Debug, Heads, Model, Name, Output, exit_code, gather, guarded
+from jobs.shell import (
+    COMMITTED,
+    AllowMismatch,
+    Assignments,
+    Config,
+    Context,
+    Debug,
+    Heads,
+    Model,
+    Name,
+    Output,
+    Prompt,
+    Style,
+    ToAnswer,
+    exit_code_of,
+    gather,
+    guarded,
+)
 
 
 def prepare(
@@ -61,7 +78,7 @@ def select(
         str | None, typer.Option(help="Scores shards: folder, hub id, 'embedded', 'embedded-gqa'.")
     ] = None,
     heads: Heads = None,
-    prompt: Annotated[str | None, typer.Option(help="Prompt format: auto, chat, plain or a name.")] = None,
+    prompt: Prompt = None,
     contexts: Annotated[
         str | None, typer.Option(help="Lists that do not fit one prompt: tournament (default) or error.")
     ] = None,
@@ -108,17 +125,11 @@ def _select(config_file: str | None, flags: dict[str, Any], assignments: list[st
 
 
 def answer(
-    source: Annotated[
-        str | None, typer.Option("--input", help="Committed run of select; or shards: file, folder, run of prepare.")
-    ] = None,
+    source: ToAnswer = None,
     output: Output = None,
     model: Model = None,
-    style: Annotated[
-        str | None, typer.Option(help="paragraphs (the model's retrieval prompt), longmemeval, clipper or plain.")
-    ] = None,
-    context: Annotated[
-        str | None, typer.Option(help="bundle, full (all candidates) or oracle (judged relevant ones).")
-    ] = None,
+    style: Style = None,
+    context: Context = None,
     method: Annotated[
         str | None, typer.Option(help="greedy, or cafe: heads choose documents and push attention to some (shards).")
     ] = None,
@@ -139,9 +150,7 @@ def answer(
     keep_documents: Annotated[
         bool, typer.Option("--keep-documents", help="Write what the prompt held, as candidates for detect.")
     ] = False,
-    allow_model_mismatch: Annotated[
-        bool, typer.Option("--allow-model-mismatch", help="Use heads found for another revision or other weights.")
-    ] = False,
+    allow_model_mismatch: AllowMismatch = False,
     demo: Annotated[
         bool, typer.Option("--demo", help="Answer questions to facts hidden in this Python's documentation, by cafe.")
     ] = False,
@@ -190,7 +199,7 @@ def _answer(config_file: str | None, flags: dict[str, Any], assignments: list[st
             result = run_answer(config, observer)
     show_result(console, result, done="answered")
     show_answers(console, result, config)
-    return exit_code(result.manifest.failed, len(result.manifest.skipped_files))
+    return exit_code_of(result)
 
 
 Qrels = Annotated[str | None, typer.Option(help="Judgements: Parquet, TREC or BEIR's tsv.")]

@@ -91,9 +91,9 @@ def show_demo(console: Console, result: DemoResult) -> None:
     """The quality table and a few questions before and after."""
     counts, quality = result.counts, result.report["quality"]
     splits = ", ".join(f"{size} {split}" for split, size in result.splits.items())
+    show_line(console, f"\n{counts.questions} questions ({splits}), none of which chose the model or its heads, over")
     show_line(
         console,
-        f"\n{counts.questions} questions ({splits}; neither half was used to choose the model or its heads) over "
         f"{counts.documents:,} documentation strings of the standard library, "
         f"{counts.candidates // max(counts.questions, 1)} BM25 candidates each",
     )
@@ -103,15 +103,17 @@ def show_demo(console: Console, result: DemoResult) -> None:
 
 
 def _quality_table(measures: Sequence[dict[str, Any]]) -> Table:
-    table = Table(title=None, box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    # The longest row fills a terminal of 80 columns.
+    table = Table(title=None, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("", no_wrap=True)
-    for heading in ("BM25", "re-ranked", "both fused", "re-ranked - BM25 (95 % interval)"):
-        table.add_column(heading, justify="right")
+    for heading in ("BM25", "re-ranked", "fused"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("re-ranked - BM25 (95 % interval)", no_wrap=True)
     for measure in measures:
         table.add_row(
             measure["name"],
             *(f"{measure[key]:.3f}" for key in ("first_stage", "reranked", "fused")),
-            f"{measure['difference']:+.3f}  [{measure['low']:+.3f}, {measure['high']:+.3f}]  {_verdict(measure)}",
+            f"{measure['difference']:+.3f} [{measure['low']:+.3f}, {measure['high']:+.3f}]  {_verdict(measure)}",
         )
     return table
 
@@ -136,4 +138,8 @@ def _example_table(example: dict[str, Any]) -> Table:
 
 
 def _place(document: dict[str, Any]) -> Text:
-    return Text(f"{document['doc_id']}  (right)", "green") if document["relevant"] else Text(document["doc_id"])
+    """A document's name, cut where it is too long for its column; the mark of a right one always stands."""
+    mark = "  (right)" if document["relevant"] else ""
+    name = Text(document["doc_id"], "green" if mark else "")
+    name.truncate(_COLUMN_WIDTH - len(mark), overflow="ellipsis")
+    return name.append(mark)

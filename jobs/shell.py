@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -28,6 +28,9 @@ from qrcore.errors import (
     TrainingError,
 )
 
+if TYPE_CHECKING:
+    from pipelines.job import RunResult
+
 COMMITTED: Final = 0
 DEFECT: Final = 1
 BAD_INPUT: Final = 2
@@ -45,11 +48,24 @@ Output = Annotated[str | None, typer.Option(help="Folder of runs, local or s3://
 Name = Annotated[str | None, typer.Option(help="Name of the run.")]
 Model = Annotated[str | None, typer.Option(help="Model folder, hub id, 'embedded' or 'embedded-gqa'.")]
 Heads = Annotated[str | None, typer.Option(help="Head set: list, 'all', name or JSON file.")]
+Prompt = Annotated[str | None, typer.Option(help="Prompt format: auto, chat, plain or a name.")]
+Style = Annotated[
+    str | None, typer.Option(help="paragraphs (the model's retrieval prompt), longmemeval, clipper or plain.")
+]
+Context = Annotated[str | None, typer.Option(help="bundle, full (all candidates) or oracle (judged relevant ones).")]
+Texts = Annotated[list[str] | None, typer.Option("--input", help="Parquet text shards; repeatable.")]
+ToAnswer = Annotated[
+    str | None, typer.Option("--input", help="Committed run of select; or shards: file, folder, run of prepare.")
+]
+AllowMismatch = Annotated[
+    bool, typer.Option("--allow-model-mismatch", help="Use heads found for another revision or other weights.")
+]
 
 
-def exit_code(failed_rows: int, skipped_files: int) -> int:
-    """0 for a commit in which everything was scored, 3 for one in which something was not."""
-    return COMMITTED_WITH_FAILURES if failed_rows or skipped_files else COMMITTED
+def exit_code_of(*committed: RunResult) -> int:
+    """0 for commits in which everything was scored, 3 where something was not."""
+    manifests = [result.manifest for result in committed]
+    return COMMITTED_WITH_FAILURES if any(m.failed or m.skipped_files for m in manifests) else COMMITTED
 
 
 def gather(config_file: str | None, flags: dict[str, Any], assignments: Sequence[str] | None) -> Values:

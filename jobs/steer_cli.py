@@ -9,11 +9,22 @@ from rich.console import Console
 
 from jobs.committing import commit_job, with_progress
 from jobs.settings import validate
-from jobs.shell import Assignments, Config, Debug, Heads, Model, Name, Output, exit_code, gather, guarded
-
-AllowMismatch = Annotated[
-    bool, typer.Option("--allow-model-mismatch", help="Use heads found for another revision or other weights.")
-]
+from jobs.shell import (
+    AllowMismatch,
+    Assignments,
+    Config,
+    Context,
+    Debug,
+    Heads,
+    Model,
+    Name,
+    Output,
+    Style,
+    ToAnswer,
+    exit_code_of,
+    gather,
+    guarded,
+)
 
 
 def influence(
@@ -65,22 +76,16 @@ def _influence_demo(config_file: str | None, flags: dict[str, Any], assignments:
     shown = with_progress(console, lambda observer: influence_demo(values, observer))
     show_separation(console, shown.found)
     show_result(console, shown.run)
-    return exit_code(shown.run.manifest.failed, len(shown.run.manifest.skipped_files))
+    return exit_code_of(shown.run)
 
 
 def contrast(
-    source: Annotated[
-        str | None, typer.Option("--input", help="Committed run of select; or shards: file, folder, run of prepare.")
-    ] = None,
+    source: ToAnswer = None,
     output: Output = None,
     model: Model = None,
     heads: Heads = None,
-    style: Annotated[
-        str | None, typer.Option(help="paragraphs (the model's retrieval prompt), longmemeval, clipper or plain.")
-    ] = None,
-    context: Annotated[
-        str | None, typer.Option(help="bundle, full (all candidates) or oracle (judged relevant ones).")
-    ] = None,
+    style: Style = None,
+    context: Context = None,
     qrels: Annotated[str | None, typer.Option(help="Judgements, for the context oracle.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Fixed weight; without it the next token's entropy.")] = None,
     controls: Annotated[int | None, typer.Option(help="Sets of other heads to contrast with, too.")] = None,
@@ -121,7 +126,7 @@ def _contrast(config_file: str | None, flags: dict[str, Any], assignments: list[
     result = with_progress(console, lambda observer: run_contrast(config, observer))
     show_result(console, result, done="answered")
     show_contrast(console, result, config)
-    return exit_code(result.manifest.failed, len(result.manifest.skipped_files))
+    return exit_code_of(result)
 
 
 def flips(
@@ -164,5 +169,4 @@ def _flips(config_file: str | None, flags: dict[str, Any], assignments: list[str
     for result in (audited.fitted, audited.held_out):
         show_result(console, result, done="asked")
     show_flips(console, audited)
-    manifests = (audited.fitted.manifest, audited.held_out.manifest)
-    return exit_code(sum(one.failed for one in manifests), sum(len(one.skipped_files) for one in manifests))
+    return exit_code_of(audited.fitted, audited.held_out)

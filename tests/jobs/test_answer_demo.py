@@ -14,7 +14,7 @@ from jobs.answer import pipeline_settings
 from jobs.answer_config import AnswerConfig
 from pipelines.answers.settings import variant_names
 from pipelines.schemas import check_input_schema
-from tests.pipelines.test_rerank import Recorder
+from tests.pipelines.reranking import Recorder
 
 
 def test_the_demo_hides_facts_and_answers_them_by_cafe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,14 @@ def test_the_end_of_the_work_tells_memory_predicted_and_measured(terminal: bool)
     assert "memory of the largest actor: 3.00 GiB predicted, 5.0 MiB measured" in shown(console)
 
 
+def test_memory_of_which_passes_take_little_is_not_told() -> None:
+    console = screen()
+    with ConsoleObserver(console) as observer:
+        observer.planned(plan_of({"a": 4}), frozenset())
+        observer.unit_done({**footer("a", 4), "predicted_bytes": 400 << 20, "model_bytes": 4 << 30})
+    assert "memory" not in shown(console)
+
+
 def test_where_no_model_reads_tokens_rows_tell_the_time_to_go() -> None:
     now = [100.0]
     tally = Tally({"long": (8, 0), "short": (2, 0)}, clock=lambda: now[0])
@@ -156,7 +164,24 @@ def test_questions_and_documents_of_the_demo_are_shown_as_they_are() -> None:
     console = screen()
     show_demo(console, DemoResult(result_of(), counts, {"dev": 2, "test": 3}, report))
     assert shown(console).count(HOSTILE) == 5
-    assert "5 questions (2 dev, 3 test; neither half was used" in shown(console)
+    assert "5 questions (2 dev, 3 test), none of which chose" in shown(console)
+
+
+def test_the_demo_fits_80_columns_and_says_which_document_is_right_however_long_its_name() -> None:
+    names = [{"doc_id": name, "relevant": True} for name in ("short", "a.name.that.is.longer.than.its.column.is.wide")]
+    measure = {"name": "recall@10", "first_stage": 0.5, "reranked": 0.4, "fused": 0.45}
+    measure |= {"difference": -0.1, "low": -0.25, "high": 0.05}
+    report = {
+        "quality": {"measures": [measure]},
+        "examples": [{"query": "why?", "first_stage": names, "reranked": names}],
+    }
+    counts: Any = SimpleNamespace(questions=352, documents=5_263, candidates=3_520)
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    show_demo(console, DemoResult(result_of(), counts, {"dev": 134, "test": 218}, report))
+    text = shown(console)
+    assert max(len(line) for line in text.split("committed")[0].splitlines()) <= 80
+    assert "[-0.250, +0.050] not distinguishable" in text
+    assert text.count("(right)") == 4 and text.count("a.name.that.is.longer.than…  (right)") == 2
 
 
 def test_a_resumed_run_counts_what_is_left() -> None:

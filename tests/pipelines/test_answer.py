@@ -32,7 +32,7 @@ from pipelines.storage import StorageOptions
 from pipelines.units import UnitRows
 from qrcore.contracts.answerer import Answer, AnswererIdentity, Question
 from qrcore.errors import ConfigError, InputError, ScoreError
-from tests.pipelines.test_rerank import Recorder
+from tests.pipelines.reranking import Recorder
 from tests.pipelines.test_score_select import selected
 from tests.pipelines.unit_samples import stored
 from tests.shards import MODEL, row, write_shard

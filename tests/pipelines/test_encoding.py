@@ -26,7 +26,7 @@ from qrcore.encoding import EncodedRequest
 from qrcore.errors import ScoreError
 from qrcore.records import RankRequest
 from qrcore.windows import ContextSettings
-from tests.pipelines.test_rerank import settings_for
+from tests.pipelines.reranking import settings_for
 from tests.shards import HEADS, MODEL, candidates, row
 
 SETTINGS = ScorerSettings(model=MODEL, heads=HEADS, device="cpu", order="reversed")

@@ -13,7 +13,7 @@ from pipelines.estimate import Estimate, estimate
 from pipelines.inputs import FileSurvey, survey_file
 from pipelines.scorers import on_requested_device
 from pipelines.storage import FileInfo, StorageOptions
-from tests.pipelines.test_rerank import settings_for
+from tests.pipelines.reranking import settings_for
 from tests.shards import candidates, row, write_shard
 
 

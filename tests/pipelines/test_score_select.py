@@ -24,7 +24,7 @@ from pipelines.units import UnitRows
 from qrcore.matching import query_digest
 from qrcore.records import DETECTION_QUERY
 from qrcore.windows import ContextSettings
-from tests.pipelines.test_rerank import Recorder, finish, settings_for
+from tests.pipelines.reranking import Recorder, finish, settings_for
 from tests.shards import HEADS, MODEL, candidates, row, write_shard
 
 CONTEXTS: dict[str, Any] = {"window_tokens": 300, "survivors": 3, "max_document_tokens": 60}

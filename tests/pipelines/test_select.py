@@ -18,7 +18,7 @@ from pipelines.schemas import INPUT_SCHEMA
 from pipelines.side_files import read_side_file
 from pipelines.storage import StorageOptions
 from qrcore.errors import ConfigError, IncompleteRunError, InputError
-from tests.pipelines.test_rerank import Recorder, finish, settings_for
+from tests.pipelines.reranking import Recorder, finish, settings_for
 from tests.shards import row, write_shard
 
 pytestmark = pytest.mark.usefixtures("local_ray")

@@ -15,7 +15,7 @@ from pipelines.verify import open_run, verify
 from qrcore.contexts import ContextRanker
 from qrcore.records import RankRequest
 from qrcore.windows import ContextSettings
-from tests.pipelines.test_rerank import finish, settings_for
+from tests.pipelines.reranking import finish, settings_for
 from tests.shards import HEADS, MODEL, candidates, row, write_shard
 
 pytestmark = pytest.mark.usefixtures("local_ray")

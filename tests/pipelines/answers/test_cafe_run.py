@@ -26,7 +26,7 @@ from pipelines.verify import open_run, verify
 from qrcore.contracts.answerer import ReadAnswer
 from qrcore.errors import ConfigError
 from qrcore.records import DETECTION_QUERY, Document
-from tests.pipelines.test_rerank import Recorder
+from tests.pipelines.reranking import Recorder
 from tests.shards import MODEL, candidates, row, write_shard
 
 IDS = [f"q{number}" for number in range(12)]

@@ -36,7 +36,7 @@ from qrcore.questions import answer_text
 from qrcore.records import Document
 from tests.pipelines.answers.test_cafe_run import BAD, config_of, shards
 from tests.pipelines.answers.test_worker import CARRIED, ROWS, SCHEMA
-from tests.pipelines.test_rerank import Recorder
+from tests.pipelines.reranking import Recorder
 from tests.shards import MODEL
 
 ANSWERER = AnswererSettings(MODEL, device="cpu", max_new_tokens=3)

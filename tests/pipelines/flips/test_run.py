@@ -20,7 +20,7 @@ from pipelines.status import run_status
 from pipelines.storage import StorageOptions
 from pipelines.verify import open_run, verify
 from qrcore.errors import ConfigError
-from tests.pipelines.test_rerank import Recorder
+from tests.pipelines.reranking import Recorder
 from tests.shards import row, write_shard
 
 pytestmark = pytest.mark.usefixtures("local_ray")

@@ -18,7 +18,7 @@ from pipelines.job import RunResult
 from pipelines.storage import StorageOptions
 from pipelines.verify import open_run, verify
 from qrcore.errors import InputError
-from tests.pipelines.test_rerank import Recorder
+from tests.pipelines.reranking import Recorder
 from tests.shards import write_shard
 
 pytestmark = pytest.mark.usefixtures("local_ray")

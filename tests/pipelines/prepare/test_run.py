@@ -23,7 +23,7 @@ from pipelines.storage import Storage, StorageOptions
 from qrcore.errors import ConfigError, IncompleteRunError, InputError
 from qrcore.splitting import rebuild
 from tests.pipelines.prepare import samples
-from tests.pipelines.test_rerank import Recorder
+from tests.pipelines.reranking import Recorder
 from tests.services import SECRET
 from tests.shards import row as shard_row
 
