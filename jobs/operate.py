@@ -107,7 +107,7 @@ def _doctor(job: str, config_file: str | None, assignments: list[str]) -> int:
     if config_file or assignments:
         config = flatten(validate(config_of(job), gather(config_file, {}, assignments)))
     with native_stderr_held():
-        checks = show_checks(Console(), doctor_settings(config))
+        checks = show_checks(Console(), doctor_settings(config, config_of(job)))
     return 2 if any(check.state == "failed" for check in checks) else 0
 
 

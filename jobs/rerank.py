@@ -149,4 +149,5 @@ def run_settings(
         max_killer_rows=config.units.max_killer_rows,
         start_timeout_s=config.actors.start_timeout_s,
         lineage=LineageSettings(**config.lineage.model_dump()),
+        carry=getattr(config.input, "carry", "none"),
     )

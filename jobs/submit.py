@@ -55,7 +55,7 @@ def _refuse_places_of_this_machine(kind: type[Section], values: Values, argument
     for name, field in leaves(kind).items():
         if not fact(field, "uri"):
             continue
-        given = _option_values(arguments, fact(field, "flag")) or lookup(values, name) or ()
+        given = _told(arguments, fact(field, "flag") or "") or lookup(values, name) or ()
         for uri in [given] if isinstance(given, str) else given:
             if isinstance(uri, str) and not uri.startswith(("/", "${")) and "://" not in uri:
                 raise ConfigError(
@@ -82,6 +82,13 @@ def _without_option(arguments: Sequence[str], option: str) -> tuple[str | None, 
 def _option_values(arguments: Sequence[str], option: str) -> list[str]:
     values = [after for before, after in itertools.pairwise(arguments) if before == option]
     return values + [one.partition("=")[2] for one in arguments if one.startswith(f"{option}=")]
+
+
+def _told(arguments: Sequence[str], flag: str) -> list[str]:
+    """What a setting's flag was given. Those of ``compare`` are no flag: its runs stand before any option."""
+    if not flag or flag.startswith("-"):
+        return _option_values(arguments, flag)
+    return list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
 
 
 def _flags(arguments: Sequence[str]) -> set[str]:

@@ -6,6 +6,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from typing import Final, Literal
 
@@ -15,7 +16,7 @@ from pipelines.cluster import ClusterSettings, check_resources, ray_session
 from pipelines.inputs import list_inputs
 from pipelines.storage import Storage, StorageOptions, absolute, join
 from pipelines.work import PoolSettings
-from qrcore.errors import QRBatchError
+from qrcore.errors import InputError, QRBatchError
 
 _OLDEST_PYTHON: Final = (3, 11)
 
@@ -32,13 +33,15 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class DoctorSettings:
-    """What the job would use. ``inputs`` and ``output`` may be empty: then no storage is looked at."""
+    """What the job would use. ``inputs``: Parquet rows; ``reads``: what else it reads, by setting; these and ``output``
+    may be empty: then no storage is looked at."""
 
     model: str
     revision: str | None
     heads: str | None
     on_mismatch: Literal["refuse", "warn"]
     inputs: tuple[str, ...]
+    reads: tuple[tuple[str, str], ...]
     output: str | None
     pool: PoolSettings
     cluster: ClusterSettings
@@ -53,6 +56,8 @@ def examine(settings: DoctorSettings) -> Iterator[Check]:
     yield _guarded("model and heads", lambda: _model(settings))
     if settings.inputs:
         yield _guarded("input", lambda: _inputs(settings))
+    for name, uri in settings.reads:
+        yield _guarded(name, partial(_reads, name, uri, settings.storage))
     if settings.output:
         yield _guarded("output", lambda: _output(settings))
     yield _guarded("ray", lambda: _ray(settings))
@@ -125,6 +130,18 @@ def _model(settings: DoctorSettings) -> Check:
 def _inputs(settings: DoctorSettings) -> Check:
     files = list_inputs(settings.inputs, settings.storage)
     return Check("input", "ok", f"{len(files)} files, {sum(file.size for file in files) / 2**20:,.1f} MiB")
+
+
+def _reads(name: str, uri: str, options: StorageOptions) -> Check:
+    storage, place = Storage(uri, options), absolute(uri)
+    if storage.exists(place) and not storage.is_folder(place):
+        return Check(name, "ok", f"{uri}: {storage.info(place).size / 2**20:,.1f} MiB")
+    files = storage.list_everything(place)
+    if not files:
+        raise InputError(f"{name} {uri}: expected a file or a folder with some, found none. Check the URI.")
+    if storage.exists(join(place, "_plan.json")) and not storage.exists(join(place, "_manifest.json")):
+        raise InputError(f"{name} {uri}: expected a committed run, got one without a manifest. Finish it first.")
+    return Check(name, "ok", f"{uri}: {len(files)} files, {sum(file.size for file in files) / 2**20:,.1f} MiB")
 
 
 def _output(settings: DoctorSettings) -> Check:

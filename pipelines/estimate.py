@@ -67,7 +67,7 @@ def estimate(
     files = list_inputs(settings.inputs, settings.storage)
     with ray_session(settings.cluster):
         surveys = survey_files(files, settings.storage)
-    usable, skipped = usable_surveys(surveys, skip_bad_files=settings.skip_bad_files)
+    usable, skipped = usable_surveys(surveys, skip_bad_files=settings.skip_bad_files, carry=settings.carry)
     units = cut_units(usable, "", settings.unit_bytes, settings.unit_rows, settings.row_bytes)
     tokens = sum(unit.tokens for unit in units)
     largest = max((int(survey.row_tokens.max(initial=0)) for survey in usable), default=0)

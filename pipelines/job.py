@@ -15,6 +15,7 @@ from pipelines.encoding import UnitEncoder
 from pipelines.inputs import FileSurvey
 from pipelines.lineage import LineageSettings
 from pipelines.plan import Plan
+from pipelines.schemas import Carry
 from pipelines.storage import Storage, StorageOptions
 from pipelines.work import PoolSettings, UnitWorker
 
@@ -30,7 +31,7 @@ class RunSettings:
     ``max_error_rate``: share of failed rows above which nothing is committed; ``max_killer_rows``: rows that may kill
     their worker; ``start_timeout_s``: how long to wait for a node that can hold an actor; ``join_others``: help
     another driver; ``rows_from``: a committed run whose failed rows are scored instead of ``inputs``; ``lineage``: who
-    is told of the run.
+    is told of the run; ``carry``: further columns of the input, which must have one type in all files.
     """
 
     inputs: tuple[str, ...]
@@ -51,6 +52,7 @@ class RunSettings:
     join_others: bool = False
     rows_from: str | None = None
     lineage: LineageSettings = field(default_factory=LineageSettings)
+    carry: Carry = "none"
 
 
 class SideFileWriter(Protocol):

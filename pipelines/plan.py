@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from pipelines.contracts import QUERIES
 from pipelines.identity import unit_id
 from pipelines.inputs import FileSurvey
-from pipelines.schemas import SCHEMA_VERSION
+from pipelines.schemas import SCHEMA_VERSION, Carry, drifting_files
 from pipelines.storage import FileInfo, Storage, join
 from qrcore.errors import IncompleteRunError, InputError, PlanConflictError
 
@@ -120,13 +120,16 @@ def encode_schema(schema: pa.Schema) -> str:
 
 
 def usable_surveys(
-    surveys: Sequence[FileSurvey], *, skip_bad_files: bool
+    surveys: Sequence[FileSurvey], *, skip_bad_files: bool, carry: Carry = "none"
 ) -> tuple[list[FileSurvey], tuple[SkippedFile, ...]]:
     """Readable files and skipped ones. Raises :class:`InputError` naming every bad file unless skipping is allowed.
 
-    A file of which parts can be read is not skipped: its other rows come out as errors.
+    A file of which parts can be read is not skipped: its other rows come out as errors. ``carry``: columns that must
+    have one type in all files.
     """
-    bad = tuple(SkippedFile(uri=s.file.uri, reason=s.problem) for s in surveys if s.problem)
+    drifting = drifting_files([(s.file.uri, s.schema) for s in surveys if s.schema is not None], carry)
+    problems = {s.file.uri: s.problem or drifting.get(s.file.uri, "") for s in surveys}
+    bad = tuple(SkippedFile(uri=uri, reason=problem) for uri, problem in problems.items() if problem)
     damaged = tuple(SkippedFile(uri=s.file.uri, reason=s.damage) for s in surveys if s.damage)
     if (bad or damaged) and not skip_bad_files:
         listed = "\n".join(f"  {file.uri}: {file.reason}" for file in bad + damaged)
@@ -134,7 +137,7 @@ def usable_surveys(
             f"input: expected every file to follow the input schema; {len(bad + damaged)} of {len(surveys)} do not:\n"
             f"{listed}\nCorrect them, or set input.on_bad_file to skip."
         )
-    return [survey for survey in surveys if not survey.problem], bad
+    return [survey for survey in surveys if not problems[survey.file.uri]], bad
 
 
 def planned_files(surveys: Sequence[FileSurvey]) -> tuple[PlannedFile, ...]:

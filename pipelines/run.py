@@ -169,7 +169,7 @@ class _Run(Generic[Facts]):
         self.observer.stage(f"reading {len(self.files)} input files for the plan")
         contract = contract_of(self.job)
         surveys = survey_files(self.files, settings.storage, contract)
-        usable, skipped = usable_surveys(surveys, skip_bad_files=settings.skip_bad_files)
+        usable, skipped = usable_surveys(surveys, skip_bad_files=settings.skip_bad_files, carry=settings.carry)
         order = self.job.order(usable, self.facts)
         schema, carried = self.job.output_schema(usable)
         return Plan(

@@ -140,6 +140,25 @@ def carried_fields(schemas: Sequence[tuple[str, pa.Schema]], carry: Carry) -> tu
     return tuple(field.with_nullable(True).remove_metadata() for _, field in fields.values())
 
 
+def drifting_files(schemas: Sequence[tuple[str, pa.Schema]], carry: Carry) -> dict[str, str]:
+    """Files ((uri, schema) pairs) with a carried column of another type than the first file that has it, and why."""
+    first: dict[str, tuple[str, pa.DataType]] = {}
+    found: dict[str, str] = {}
+    for uri, schema in schemas:
+        carried = [field for field in schema if field.name not in INPUT_SCHEMA.names and _is_carried(field.name, carry)]
+        for field in carried:
+            first_uri, kind = first.get(field.name, (uri, field.type))
+            if kind != field.type:
+                found[uri] = f"column {field.name!r} has type {field.type}, expected {kind} as in {first_uri}: cast it"
+        if uri not in found:
+            first = {field.name: (uri, field.type) for field in carried} | first
+    return found
+
+
+def _is_carried(name: str, carry: Carry) -> bool:
+    return carry != "none" and (carry == "all" or name in carry)
+
+
 def _check_names(wanted: set[str]) -> None:
     reserved = sorted(wanted & _RESERVED)
     if reserved:

@@ -49,6 +49,24 @@ def test_every_fault_is_told_with_what_to_do(tmp_path: Path) -> None:
     assert "Traceback" not in output
 
 
+@pytest.mark.usefixtures("local_ray")
+def test_everything_that_a_job_reads_is_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "a.run").write_text("q Q0 d 1 1.0 a\n")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "_plan.json").write_text("{}")
+    file = tmp_path / "evaluate.yaml"
+    file.write_text(
+        f"runs: [{tmp_path}/a.run, {tmp_path}/run]\nqrels: {tmp_path}/none.txt\noutput: {tmp_path}/measured\n"
+    )
+    result = invoke("doctor", "--job", "evaluate", "--config", str(file))
+    assert result.exit_code == 2
+    output = " ".join(result.output.split())
+    assert "ok runs" in output and "a.run: 0.0 MiB" in output
+    assert "FIX runs" in output and "expected a committed run, got one without a manifest" in output
+    assert "FIX qrels" in output and "none.txt: expected a file or a folder with some, found none" in output
+    assert output.count("FIX") == 2
+
+
 def test_packages_are_held_against_what_the_project_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {"torch": "2.13.0", "ray": "1.0"}
 

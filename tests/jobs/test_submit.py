@@ -166,6 +166,9 @@ def test_paths_that_lead_elsewhere_on_the_cluster_are_refused(tmp_path: Path) ->
             submission_of("rerank", ["--config", file, "--output", "/shared/runs", *option], "auto")
     with pytest.raises(ConfigError, match=r"runs: expected an address"):
         submission_of("evaluate", ["--input", "s3://b/runs/a", "--input", "ranked.run"], "auto")
+    with pytest.raises(ConfigError, match=r"runs: expected an address .* relative path 'b\.run'"):
+        submission_of("compare", ["s3://b/runs/a", "b.run", "--qrels", "s3://b/qrels.txt"], "auto")
+    submission_of("compare", ["s3://b/runs/a", "/shared/b.run", "--qrels", "s3://b/qrels.txt"], "auto")
 
 
 def test_the_identity_of_a_submission_is_its_command_and_its_file(tmp_path: Path) -> None:

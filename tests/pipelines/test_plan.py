@@ -71,6 +71,22 @@ def test_unreadable_files_are_named_together_or_skipped(tmp_path: Path) -> None:
     assert "int64, expected string" in skipped[1].reason
 
 
+def test_a_file_whose_carried_column_has_another_type_is_bad_where_that_column_is_carried(tmp_path: Path) -> None:
+    kinds = {"a": pa.int64(), "b": pa.string(), "c": pa.int64()}
+    for name, kind in kinds.items():
+        write_shard(tmp_path / f"{name}.parquet", [row(name)], INPUT_SCHEMA.append(pa.field("year", kind)))
+    surveys = [_survey(tmp_path / f"{name}.parquet") for name in kinds]
+    with pytest.raises(
+        InputError, match=r"1 of 3 do not:\n.*b\.parquet: column 'year' has type string, expected int64"
+    ):
+        usable_surveys(surveys, skip_bad_files=False, carry="all")
+    usable, (skipped,) = usable_surveys(surveys, skip_bad_files=True, carry=("year",))
+    assert [Path(one.file.uri).stem for one in usable] == ["a", "c"]
+    assert Path(skipped.uri).stem == "b"
+    for carry in ("none", ("lang",)):
+        assert usable_surveys(surveys, skip_bad_files=False, carry=carry) == (surveys, ())
+
+
 def test_truncated_and_damaged_files_are_bad(tmp_path: Path) -> None:
     whole = write_shard(tmp_path / "x.parquet", [row(str(i)) for i in range(50)]).read_bytes()
     start = pq.ParquetFile(tmp_path / "x.parquet").metadata.row_group(0).column(0).data_page_offset

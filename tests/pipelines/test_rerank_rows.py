@@ -150,6 +150,20 @@ def test_bad_files_are_refused_or_skipped(tmp_path: Path) -> None:
     assert result.manifest.rows == 1
 
 
+def test_a_file_that_drifted_is_skipped_and_named(tmp_path: Path) -> None:
+    for name, kind, year in (("1", pa.int64(), 1999), ("2", pa.string(), "MCMXCIX")):
+        schema = INPUT_SCHEMA.append(pa.field("year", kind))
+        write_shard(tmp_path / "in" / f"{name}.parquet", [row(name, year=year)], schema)
+    with pytest.raises(
+        InputError, match=r"2\.parquet: column 'year' has type string, expected int64 as in .*1\.parquet"
+    ):
+        finish(settings_for(str(tmp_path / "in"), str(tmp_path / "out")))
+    skipping = settings_for(str(tmp_path / "in"), str(tmp_path / "out"), input={"on_bad_file": "skip"})
+    result, _ = finish(skipping)
+    assert [Path(s.uri).name for s in result.manifest.skipped_files] == ["2.parquet"]
+    assert [one["year"] for one in rows_of(result)] == [1999]
+
+
 def test_an_input_without_rows_commits_an_empty_run(tmp_path: Path) -> None:
     write_shard(tmp_path / "in" / "1.parquet", [])
     result, _ = finish(settings_for(str(tmp_path / "in"), str(tmp_path / "out")))

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import re
 import statistics
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.training import claims
-from pipelines.training.card import CardFacts, best_on_dev, model_card
-from pipelines.training.claims import LayerHeads, purity, retrieval_layer, taught_and_chosen
-from pipelines.training.facts import TrainingText, dev_mean, helping_heads, taught_names
-from pipelines.training.findings import AnswerQuality, CausalCheck, Comparison, Interval, LengthPoint, ListQuality
-from pipelines.training.markdown import code, filled, plain, table, wrapped
-from qrcore.training.model import ModelShape
-from qrcore.training.retrieval import LossWeights
-from qrcore.training.samples import NO_DOCUMENT, NO_SOURCE, Batch, visibility
-from qrcore.training.teaching import HeadLesson, TaughtHeads
+from pipelines.training.card import CardFacts, best_on_dev
+from pipelines.training.claims import LayerHeads, retrieval_layer
+from pipelines.training.facts import dev_mean
+from pipelines.training.findings import CausalCheck, Comparison, Interval, LengthPoint, ListQuality
 from tests.pipelines.training.card_samples import (
     CAUSAL,
     COMPARISONS,
@@ -36,41 +27,7 @@ from tests.pipelines.training.card_samples import (
     replaced,
     seed_facts,
 )
-
-SEEDS = {0: 0.95, 1: 0.93, 2: 0.944}
-
-
-def three_seeds(shipped: int = 0) -> CardFacts:
-    return card_facts(*(seed_facts(seed, findings(seed, heads)) for seed, heads in SEEDS.items()), shipped=shipped)
-
-
-def text_of(facts: CardFacts) -> str:
-    """The card with every paragraph on one line."""
-    card = model_card(facts).replace("\N{NO-BREAK SPACE}", " ")
-    return re.sub(r"(?<=[^\n|])\n *(?=[^\n|#<-])", " ", card)
-
-
-def headings(card: str) -> list[str]:
-    return re.findall(r"^#+ .*", card, re.MULTILINE)
-
-
-HEADINGS = headings(model_card(card_facts()))
-
-
-def section(card: str, title: str) -> str:
-    return re.split(r"\n#+ ", card.split(f"# {title}\n")[1])[0].strip()
-
-
-def rows(part: str, first: str) -> list[list[str]]:
-    """Cells of the table whose first header is `first`."""
-    lines = [line for line in part.split("\n\n") if line.startswith("|") and line.split("|")[1].strip() == first]
-    assert len(lines) == 1, first
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[0].split("\n")]
-
-
-def named(part: str, first: str) -> dict[str, dict[str, str]]:
-    header, _, *body = rows(part, first)
-    return {line[0]: dict(zip(header, line, strict=True)) for line in body}
+from tests.pipelines.training.card_text import HEADINGS, SEEDS, headings, named, rows, section, text_of, three_seeds
 
 
 def test_what_it_is_comes_from_the_facts() -> None:
@@ -400,145 +357,3 @@ def test_a_seed_that_was_not_chosen_on_dev_queries_is_not_said_to_be() -> None:
 
 
 # Taught heads
-
-SHAPE = ModelShape(layers=4, heads=6, kv_heads=3)
-
-
-def moved_by_a_lesson(taught: TaughtHeads, shape: ModelShape) -> set[str]:
-    """The heads whose queries have a gradient after a sample that holds every kind of token."""
-    # A document of two sentences, a query for the second one, the mark that begins its answer, and two copied tokens.
-    rows = {
-        "blocks": [0, 0, 0, 0, 0, 1, 1, 1, 1],
-        "marks": [-1, 0, -1, -1, -1, -1, -1, -1, -1],
-        "documents": [-1, -1, 0, 0, 0, -1, -1, -1, -1],
-        "sentences": [-1, -1, 5, 5, 6, -1, -1, -1, -1],
-        "asked": [-1, -1, -1, -1, -1, 0, -1, -1, -1],
-        "asked_sentences": [-1, -1, -1, -1, -1, 6, 6, -1, -1],
-        "sources": [-1, -1, -1, -1, -1, -1, -1, 3, 4],
-    }
-    assert NO_DOCUMENT == NO_SOURCE == -1
-    given = {name: torch.tensor([row]) for name, row in rows.items()}
-    zeros = torch.zeros_like(given["blocks"])
-    visible = visibility(given["blocks"])
-    batch = Batch(ids=zeros, positions=zeros, visible=visible, weights=zeros.float(), roles=zeros, tokens=9, **given)
-    lesson = HeadLesson(taught, batch)
-    bias = torch.zeros(visible.shape).masked_fill(~visible, float("-inf"))
-    draw = torch.from_numpy(np.random.default_rng(0).normal(size=(2, shape.layers, 1, shape.heads, 9, 4)))
-    queries, keys = draw.requires_grad_()
-    for layer in range(shape.layers):
-        lesson.read(layer, queries[layer], keys[layer], bias, 0.5)
-    lesson.total().backward()
-    assert draw.grad is not None
-    moved = draw.grad[0].abs().sum(dim=(1, 3, 4)) > 0
-    return {f"{layer}-{head}" for layer, head in moved.nonzero().tolist()}
-
-
-@pytest.mark.parametrize(
-    "taught",
-    [
-        *(TaughtHeads(layer, heads=2) for layer in range(4)),
-        TaughtHeads(1, heads=5, marking_heads=3),
-        TaughtHeads(1, heads=2, marking_heads=0),
-        TaughtHeads(1, heads=2, marking_weight=0.0),
-        TaughtHeads(1, heads=2, sentence_weight=0.0),
-        TaughtHeads(1, heads=2, copying_weight=0.0),
-        TaughtHeads(1, heads=2, weight=0.0),
-    ],
-)
-def test_taught_heads_are_those_that_the_lesson_moves(taught: TaughtHeads) -> None:
-    told = {head for heads in helping_heads(taught, SHAPE).values() for head in heads}
-    assert told | set(taught_names(taught)) == moved_by_a_lesson(taught, SHAPE)
-
-
-def test_helping_heads_are_told_by_what_they_look_at() -> None:
-    every = dataclasses.replace(card_facts(), taught=TaughtHeads(layer=1, heads=4, marking_heads=1))
-    found = named(section(text_of(every), "How it was trained"), "heads")
-    assert {heads: cells["taught to look"] for heads, cells in found.items()} == {
-        "0-7": "from tokens of a document at its mark `[i]`",
-        "0-0": "from tokens of an answer, and of what it copies, at the token before, at the one before that, and so "
-        "on",
-        "1-7": "from tokens of a document at the first token of their sentence",
-        "2-0": "from a query, and from the mark that begins its answer, at the sentence that answers",
-        "3-0": "from tokens of an answer at the document's token to copy next",
-    }
-    weightless = TaughtHeads(layer=1, heads=4, marking_weight=0.0, sentence_weight=0.0, copying_weight=0.0)
-    for alone in (weightless, TaughtHeads(layer=1, heads=4, marking_heads=0)):
-        assert "Other heads were taught" not in text_of(dataclasses.replace(card_facts(), taught=alone))
-
-
-def test_a_chosen_head_with_another_lesson_is_not_said_to_be_untaught() -> None:
-    chosen = ("2-0", "2-6", "2-5")
-    said = "Of the chosen heads, 2-0 was taught to retrieve; 2-6 was taught something else; 2-5 was not taught."
-    assert taught_and_chosen(chosen, ("2-0", "2-1"), {"2-6", "2-7"}) == said
-    heads = dataclasses.replace(HEADS, chosen=chosen)
-    part = section(text_of(replaced(findings(), head_table=heads)), "Heads")
-    assert said in part
-    assert named(part, "head")["2-6"][""] == "chosen, taught something else"
-    assert taught_and_chosen(chosen, (), ()) == ""
-
-
-def test_heads_of_the_layer_without_another_lesson_are_not_said_to_have_had_one() -> None:
-    layer = LayerHeads(2, ("2-0",), alike=("2-1",), rest=("2-3", "2-4"))
-    assert "and 2 others: the layer holds" in purity(layer, ())
-    assert "and 2 others (1 of which had another lesson: 2-4): the layer holds" in purity(layer, {"2-1", "2-4", "1-3"})
-
-
-def test_weights_of_tokens_are_those_of_training() -> None:
-    weights = LossWeights(index=9.0, beginning=8.0, answer=7.0, query=0.25, document=0.75, verdict=6.0)
-    said = claims.token_weights(weights)
-    assert re.findall(r"[\d.]+(?= )", said) == ["9", "8", "7", "6", "0.25", "0.75"]
-    assert claims.token_weights(LossWeights()) in text_of(card_facts())
-
-
-AWKWARD = st.text(st.characters(codec="utf-8"), max_size=60) | st.sampled_from(
-    ["a | b", "x_y_ *z* `q` <img src=x>", "[l](http://u.invalid)", "- 1. # > |", "a\n\n## b", "&lt; \\| ~~c~~"]
-)
-
-
-@given(AWKWARD, st.lists(AWKWARD, min_size=1, max_size=40))
-@settings(max_examples=25, deadline=None)
-def test_given_text_changes_no_structure(name: str, words: list[str]) -> None:
-    answers = (AnswerQuality(name, "test", 5, 1.0, around(0.5), around(0.5), ((" ".join(words), name),)),)
-    facts = replaced(
-        findings(), answers=answers, comparisons=(*COMPARISONS, Comparison(name, "test", name, "BM25", around(0.1)))
-    )
-    facts = dataclasses.replace(facts, texts=(TrainingText(name, " ".join(words), 5),), name=name)
-    card = model_card(facts)
-    assert headings(card)[1:] == HEADINGS[1:]
-    for block in card.split("\n\n"):
-        if block.startswith("|"):
-            lengths = {len(line) for line in block.split("\n")}
-            cells = {len(re.findall(r"(?<!\\)\|", line.replace("\\\\", ""))) for line in block.split("\n")}
-            assert len(lengths) == len(cells) == 1, block
-    spaced = [line for line in card.split("\n") if not line.startswith(("|", "#")) and " " in line.strip()]
-    assert all(len(line) <= 140 or max(map(len, line.split(" "))) > 20 for line in spaced)
-
-
-@given(AWKWARD)
-def test_plain_text_is_shown_as_it_is(text: str) -> None:
-    markdown_it = pytest.importorskip("markdown_it")
-    shown = " ".join("".join(one if one.isprintable() else " " for one in text).split())
-    parser = markdown_it.MarkdownIt("commonmark").enable("strikethrough")
-    assert html.unescape(parser.renderInline(plain(text))) == shown
-    as_code = parser.renderInline(code(text))
-    assert as_code == (f"<code>{html.escape(shown)}</code>" if shown else "(nothing)")
-
-
-MARKS = ["1.", "23)", "-", "+", "*", "#", "###", "word", "another", ">", "longer-words"]
-
-
-@given(st.lists(st.sampled_from(MARKS), min_size=60, max_size=90))
-def test_no_line_of_a_paragraph_begins_another_block(words: list[str]) -> None:
-    lines = filled(f"A {' '.join(words)}").split("\n")
-    assert " ".join(lines).split() == ["A", *words]
-    assert not any(re.match(r"\s*(\d+[.)]|[-+*>#]+)(\s|$)", line) for line in lines)
-
-
-def test_tables_are_aligned_and_lists_indented() -> None:
-    assert table(("list", "n"), [("a", "1"), ("bcdef", "1,234")], numbers=[1]) == (
-        "| list  |     n |\n| :---- | ----: |\n| a     |     1 |\n| bcdef | 1,234 |"
-    )
-    long = "word " * 40
-    first, second, third = wrapped(f"- {long}\n- short\n").strip().split("\n")
-    assert first.startswith("- word") and second.startswith("  word") and third == "- short"
-    assert len(first) <= 118
