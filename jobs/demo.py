@@ -91,7 +91,7 @@ def show_demo(console: Console, result: DemoResult) -> None:
     """The quality table and a few questions before and after."""
     counts, quality = result.counts, result.report["quality"]
     splits = ", ".join(f"{size} {split}" for split, size in result.splits.items())
-    show_line(console, f"\n{counts.questions} questions ({splits}), none of which chose the model or its heads, over")
+    show_line(console, f"\n{counts.questions} questions ({splits}; none chose the model or its heads) over")
     show_line(
         console,
         f"{counts.documents:,} documentation strings of the standard library, "

@@ -251,6 +251,7 @@ def show_estimate(console: Console, found: Estimate, actors: int) -> None:
         "weights": memory.weights,
         f"a pass of {found.pass_tokens:,} tokens": memory.tokens + memory.chunk,
         "attention of the heads": memory.readings,
+        "lost between chunks": memory.heap,
         "texts of a unit": found.text_bytes,
     }
     show_line(

@@ -126,7 +126,8 @@ def _model(scorer: ScorerSettings) -> tuple[int, ModelSource, PassMemory]:
     source = open_model(scorer.model, scorer.revision)
     heads = resolve_heads(scorer.heads, source.head_set, source.shape)
     dtype = torch.float32 if _on_cpu(scorer) else torch.bfloat16
-    return heads.depth, source, PassMemory.of(source.config, heads.head_list, dtype, scorer.engine.chunk_tokens)
+    chunk_tokens, on_cpu = scorer.engine.chunk_tokens, _on_cpu(scorer)
+    return heads.depth, source, PassMemory.of(source.config, heads.head_list, dtype, chunk_tokens, on_cpu=on_cpu)
 
 
 def _on_cpu(scorer: ScorerSettings) -> bool:

@@ -6,6 +6,7 @@ one layer's keys and values and the rotary tables; what a layer makes in between
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,34 +20,41 @@ from qrcore.models import cut_config, model_shape
 
 _FLOAT32 = 4
 _INT64 = 8
+#: Share of a chunk that the C library's heap can't use again for each doubling of the tokens beyond one chunk: measured
+#: with glibc at 2 to 16 chunks (tests/benchmarks/memory.py). Allocators of GPUs are not counted with what they keep.
+_HEAP_SHARE = 0.4
 
 
 @dataclass(frozen=True, slots=True)
 class PassBytes:
     """Peak bytes by cause: ``weights`` of the kept layers; ``tokens``: what every token of a pass keeps; ``chunk``:
-    what a layer makes in between; ``readings``: attention of the chosen heads to all keys, for each suffix."""
+    what a layer makes in between; ``readings``: attention of the chosen heads to all keys, for each suffix; ``heap``:
+    what the allocator of a CPU keeps of earlier chunks without a use for it."""
 
     weights: int
     tokens: int
     chunk: int
     readings: int
+    heap: int = 0
 
     @property
     def total(self) -> int:
         """All of them at once: the peak."""
-        return self.weights + self.tokens + self.chunk + self.readings
+        return self.weights + self.tokens + self.chunk + self.readings + self.heap
 
 
 @dataclass(frozen=True, slots=True)
 class PassMemory:
     """The memory of passes with one model and one head set, in bytes: of the kept ``weights``, for each ``token`` of a
-    pass, for each token of a chunk (``chunk_token``), and for each key of a suffix that is read (``reading_key``)."""
+    pass, for each token of a chunk (``chunk_token``), and for each key of a suffix that is read (``reading_key``).
+    ``heap_share``: of a chunk that is lost to the allocator with each doubling of the tokens beyond one chunk."""
 
     weights: int
     token: int
     chunk_token: int
     reading_key: int
     chunk_tokens: int
+    heap_share: float = 0.0
 
     @classmethod
     def of(
@@ -55,8 +63,10 @@ class PassMemory:
         heads: Sequence[Head],
         dtype: torch.dtype = torch.float32,
         chunk_tokens: int = CHUNK_TOKENS,
+        *,
+        on_cpu: bool = True,
     ) -> PassMemory:
-        """For the model of ``config`` (all of its layers) cut to the depth of ``heads``."""
+        """For the model of ``config`` (all of its layers) cut to the depth of ``heads``, on a CPU or a GPU."""
         depth = max(head.layer for head in heads) + 1
         shape, size = model_shape(config), dtype.itemsize
         head_dim = shape.head_dim or 0
@@ -71,6 +81,7 @@ class PassMemory:
             chunk_token=max(mlp, attention) * size,
             reading_key=len(set(heads)) * _FLOAT32,
             chunk_tokens=chunk_tokens,
+            heap_share=_HEAP_SHARE if on_cpu else 0.0,
         )
 
     def predict(self, tokens: int, suffixes: int = 2, keys: int | None = None) -> PassBytes:
@@ -78,11 +89,14 @@ class PassMemory:
         ``keys`` keys (None: all tokens)."""
         seen = tokens if keys is None else keys
         logits = 3 * min(LOGITS_AT_ONCE, self.chunk_tokens * seen) * _FLOAT32
+        chunk = max(min(tokens, self.chunk_tokens) * self.chunk_token, logits)
+        doublings = math.log2(max(1.0, tokens / self.chunk_tokens))
         return PassBytes(
             weights=self.weights,
             tokens=tokens * self.token,
-            chunk=max(min(tokens, self.chunk_tokens) * self.chunk_token, logits),
+            chunk=chunk,
             readings=(suffixes + 2) * seen * self.reading_key,
+            heap=int(self.heap_share * chunk * doublings),
         )
 
     def largest_pass(self, memory_bytes: int, suffixes: int = 2) -> int:

@@ -299,7 +299,13 @@ class QRHeadScorer:
     @cached_property
     def _memory(self) -> PassMemory:
         loaded = self.model
-        return PassMemory.of(loaded.source.config, self._unique_heads, loaded.model.dtype, self.engine.chunk_tokens)
+        return PassMemory.of(
+            loaded.source.config,
+            self._unique_heads,
+            loaded.model.dtype,
+            self.engine.chunk_tokens,
+            on_cpu=loaded.model.device.type == "cpu",
+        )
 
     def _fits(self, groups: _Groups) -> bool:
         allowed = self.engine.memory_bytes

@@ -135,7 +135,7 @@ def measure(case: Case, device: torch.device) -> dict[str, Any]:
         packed = sum(len(p.prefix_ids) + sum(len(s.ids) for s in p.suffixes) for p in prompts)
         attention_rate = _attention_rate(config, dtype, device, case.tokens)
         linear, attention = _needed_flops(config, heads, case, packed)
-        predicted = PassMemory.of(config, heads, dtype, case.chunk_tokens).predict(
+        predicted = PassMemory.of(config, heads, dtype, case.chunk_tokens, on_cpu=device.type == "cpu").predict(
             packed, sum(len(p.suffixes) for p in prompts), case.tokens
         )
         return {

@@ -21,31 +21,38 @@ from tests.benchmarks import machine, reference, subject
 
 @dataclass(frozen=True)
 class Case:
-    """Which pass: ``tokens`` of the longest prompt, ``queries`` over its documents, size of the chunks."""
+    """Which pass: ``tokens`` of the longest prompt, ``queries`` over its documents, size of the chunks; ``wide``: by a
+    model of the second shape."""
 
     tokens: int
     queries: int = 1
     chunk_tokens: int = 2048
     reader: str = "engine"
+    wide: bool = False
 
 
 CASES: Final = (
     Case(2048),
     Case(4096),
     Case(8192),
+    Case(16384),
     Case(5120, chunk_tokens=5120),
     Case(4096, queries=32),
+    Case(2048, wide=True),
+    Case(8192, wide=True),
+    Case(16384, chunk_tokens=1024, wide=True),
     Case(4096, reader="reference"),
 )
 
 
 def measure(case: Case) -> dict[str, Any]:
     """In this process, which should be a fresh one: predicted and measured bytes."""
-    memory = PassMemory.of(subject.config(), subject.HEADS, torch.float32, case.chunk_tokens)
+    config = subject.wide_config() if case.wide else subject.config()
+    memory = PassMemory.of(config, subject.HEADS, torch.float32, case.chunk_tokens)
     prompt = subject.prompt(case.tokens, case.queries)
     _warm_up()
     before = machine.current_rss()
-    model = subject.model(subject.DEPTH if case.reader == "engine" else subject.LAYERS)
+    model = subject.model(subject.DEPTH if case.reader == "engine" else subject.LAYERS, wide=case.wide)
     with torch.inference_mode():
         if case.reader == "engine":
             read_packed(model, [prompt], subject.HEADS, case.chunk_tokens)
@@ -82,7 +89,7 @@ def main() -> None:
         print(json.dumps(measure(Case(**json.loads(sys.argv[1])))))
         return
     results = [in_fresh_process(case) for case in CASES]
-    engine = next(result for result in results if result["tokens"] == CASES[-1].tokens)
+    engine = next(result for result in results if result["tokens"] == CASES[-1].tokens)  # of one query, which is first
     share = engine["measured_bytes"] / results[-1]["measured_bytes"]
     machine.write("memory", {"cases": results, "engine_over_reference": share})
 

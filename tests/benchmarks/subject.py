@@ -35,10 +35,24 @@ def config(layers: int = LAYERS) -> LlamaConfig:
     )
 
 
-def model(layers: int = LAYERS) -> PreTrainedModel:
+def wide_config(layers: int = LAYERS) -> LlamaConfig:
+    """Another shape: 1,280 wide, more heads, a narrower MLP."""
+    return LlamaConfig(
+        hidden_size=1280,
+        intermediate_size=2560,
+        num_hidden_layers=layers,
+        num_attention_heads=20,
+        num_key_value_heads=4,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=65536,
+        attn_implementation="sdpa",
+    )
+
+
+def model(layers: int = LAYERS, *, wide: bool = False) -> PreTrainedModel:
     """Random weights."""
     torch.manual_seed(0)
-    return LlamaModel(config(layers)).eval()
+    return LlamaModel(wide_config(layers) if wide else config(layers)).eval()
 
 
 def tiny_model() -> PreTrainedModel:

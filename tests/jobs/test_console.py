@@ -164,7 +164,7 @@ def test_questions_and_documents_of_the_demo_are_shown_as_they_are() -> None:
     console = screen()
     show_demo(console, DemoResult(result_of(), counts, {"dev": 2, "test": 3}, report))
     assert shown(console).count(HOSTILE) == 5
-    assert "5 questions (2 dev, 3 test), none of which chose" in shown(console)
+    assert "5 questions (2 dev, 3 test; none chose" in shown(console)
 
 
 def test_the_demo_fits_80_columns_and_says_which_document_is_right_however_long_its_name() -> None:

@@ -28,6 +28,13 @@ def test_more_of_anything_takes_more() -> None:
     assert memory.predict(1000, keys=500).total < base
 
 
+def test_each_doubling_beyond_one_chunk_costs_a_cpu_a_part_of_a_chunk_and_a_gpu_nothing() -> None:
+    of = (config_of("llama"), [Head(1, 0)], torch.float32, 100)
+    passes = [PassMemory.of(*of).predict(tokens) for tokens in (50, 100, 200, 400)]
+    assert [one.heap / one.chunk for one in passes] == pytest.approx([0, 0, 0.4, 0.8], abs=1e-4)
+    assert PassMemory.of(*of, on_cpu=False).predict(400).heap == 0
+
+
 @pytest.mark.parametrize("memory_bytes", [10**6, 10**7, 10**9])
 def test_the_largest_pass_fits_and_the_next_does_not(memory_bytes: int) -> None:
     memory = PassMemory.of(config_of("llama"), [Head(1, 0)])
@@ -41,7 +48,8 @@ def test_what_does_not_even_hold_the_weights_holds_no_pass() -> None:
 
 
 @pytest.mark.slow
-def test_prediction_is_within_ten_percent_of_the_peak() -> None:
-    result = in_fresh_process(Case(tokens=5120, chunk_tokens=5120))
+@pytest.mark.parametrize("case", [Case(5120, chunk_tokens=5120), Case(8192)], ids=["one chunk", "four chunks"])
+def test_prediction_is_within_ten_percent_of_the_peak(case: Case) -> None:
+    result = in_fresh_process(case)
     assert result["predicted_bytes"] > 500e6
     assert result["predicted_over_measured"] == pytest.approx(1, abs=0.1)
