@@ -180,8 +180,8 @@ def test_the_demo_fits_80_columns_and_says_which_document_is_right_however_long_
     show_demo(console, DemoResult(result_of(), counts, {"dev": 134, "test": 218}, report))
     text = shown(console)
     assert max(len(line) for line in text.split("committed")[0].splitlines()) <= 80
-    assert "[-0.250, +0.050] not distinguishable" in text
-    assert text.count("(right)") == 4 and text.count("a.name.that.is.longer.than…  (right)") == 2
+    assert "[-0.250, +0.050]  not distinguishable" in text
+    assert text.count("(right)") == 4 and text.count("a.name.that.is.longer.than.…  (right)") == 2
 
 
 def test_a_resumed_run_counts_what_is_left() -> None:
