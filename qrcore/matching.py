@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from qrcore.errors import HeadSetError
 from qrcore.heads import HeadSet
-from qrcore.models import ModelSource, weights_sha256
 from qrcore.prompts import PromptFormat
+
+if TYPE_CHECKING:
+    from qrcore.models import ModelSource
 
 #: Sets that claim nothing of a model: typed by hand, all heads, drawn by chance.
 _OF_NO_MODEL = (None, "all", "random")
@@ -79,6 +81,8 @@ def length_warnings(
 
 
 def _differences(heads: HeadSet, source: ModelSource) -> list[str]:
+    from qrcore.models import weights_sha256  # torch, which a report of a finished run does without
+
     found = []
     if heads.revision and source.revision and heads.revision != source.revision:
         found.append(f"revision {heads.revision[:12]}, and this is {source.revision[:12]}")

@@ -11,13 +11,15 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
 
 from qrcore.errors import PromptError
 from qrcore.records import Document, Span
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _INSTRUCTION: Final = "Please find information that are relevant to the following query in the paragraphs above."
 _SENTINEL: Final = "QRBATCHUSERCONTENT"

@@ -83,6 +83,11 @@ def test_the_records_and_errors_come_without_torch() -> None:
     run(code)
 
 
+def test_drivers_and_workers_without_a_model_need_no_torch() -> None:
+    names = ["pipelines.run", "pipelines.side_files", "pipelines.rerank", "pipelines.prepare.run", "tests.stubs"]
+    run(_BLOCK.format(blocked=["torch", "transformers"]) + _IMPORT_EACH_ALONE.format(modules=names))
+
+
 def test_every_public_name_can_be_reached() -> None:
     code = "import json, qrcore\nprint(json.dumps([n for n in qrcore.__all__ if getattr(qrcore, n) is not None]))"
     assert {"load_scorer", "Document", "HeadSet", "Ranking", "ScoreError"} <= set(json.loads(run(code)))
