@@ -38,10 +38,10 @@ $(STAMP): pyproject.toml infra/constraints.txt
 demo: venv
 	$(BIN)/qrbatch demo --output $(DEMO_OUTPUT)
 
-# TEST_PROCESSES: each takes a Ray of its own; tests of one file stay in one of them.
+# TEST_PROCESSES: each takes a Ray of its own; tests of one file stay in one of them, files in the order of conftest.py.
 TEST_PROCESSES ?= 2
 test: venv
-	$(BIN)/python -m pytest -q -m "not slow" -n $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest -q -m "not slow" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-slow: venv
 	$(BIN)/python -m pytest -q -m slow

@@ -249,7 +249,7 @@ def test_the_s3_example_runs_against_an_s3_api(tmp_path: Path, s3_environment: s
 def test_make_demo_commits_and_prints_its_table(tmp_path: Path) -> None:
     run = shell("make demo", ROOT, DEMO_OUTPUT=str(tmp_path / "demo"), PYTEST_CURRENT_TEST="")
     assert run.returncode == 0, run.stdout + run.stderr
-    for text in ("nDCG@10", "recall@1", "recall@5", "re-ranked", "both fused", "0 failed", "report.html"):
+    for text in ("nDCG@10", "recall@1", "recall@5", "re-ranked", "fused", "0 failed", "report.html"):
         assert text in run.stdout
     assert list((tmp_path / "demo" / "runs").glob("python-docs-*/_manifest.json"))
 

@@ -163,7 +163,7 @@ def test_a_config_file_and_flags_and_set_in_that_order(tmp_path: Path) -> None:
 
 
 def test_a_killed_driver_leaves_a_run_that_the_same_command_finishes(tmp_path: Path) -> None:
-    rows = [row(f"q{number}") for number in range(40)]
+    rows = [row(f"q{number}") for number in range(16)]
     write_shard(tmp_path / "in" / "1.parquet", rows)
     arguments = [sys.executable, "-m", "jobs", *command(tmp_path), "--set", "units.max_rows=1"]
     driver = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
