@@ -40,7 +40,7 @@ QUESTIONS: Final = 60
 HAYSTACKS: Final = 3
 CONTROLS: Final = 5
 NEW_TOKENS: Final = 40
-#: These prompts hold six documents: of the paper's numbers, made for fifty and more, half as many fit.
+#: These prompts hold ten documents; the numbers of the paper are for fifty and more.
 CAFE: Final = {"coarse_top": 2, "fine_top": 1}
 _NEEDLE_TOKENS: Final = 900
 _FLIP_RATES: Final = ("yes_correct", "yes_wrong", "auroc", "accuracy")
@@ -55,15 +55,14 @@ _Report = dict[str, Any]
 
 
 def questions(lists: Path, folder: Path, count: int) -> dict[str, str]:
-    """The first ``count`` questions of the list, with what judges them, as inputs of the jobs."""
+    """The first ``count`` questions of the list with their gold answers, and its judgements, as inputs of the jobs."""
     table = pq.read_table(lists / LIST / "lists.parquet").slice(0, count)
+    gold = pq.read_table(lists / LIST / "answers.parquet").to_pylist()
+    answers = {row["query_id"]: row["answers"] for row in gold}
     path = folder / "questions.parquet"
-    pq.write_table(table, path)
-    return {
-        "input": str(path),
-        "qrels": str(lists / LIST / "qrels.parquet"),
-        "answers": str(lists / LIST / "answers.parquet"),
-    }
+    column = pa.array([answers.get(query_id) for query_id in table["query_id"].to_pylist()], pa.list_(pa.string()))
+    pq.write_table(table.append_column("answers", column), path)
+    return {"input": str(path), "qrels": str(lists / LIST / "qrels.parquet")}
 
 
 def cafe(model: str, asked: dict[str, str], folder: Path) -> _Report:
@@ -73,7 +72,6 @@ def cafe(model: str, asked: dict[str, str], folder: Path) -> _Report:
     given = {
         "input": {"uri": asked["input"]},
         "qrels": asked["qrels"],
-        "answers": asked["answers"],
         "output": {"uri": str(folder / "cafe")},
         "method": "cafe",
         "cafe": {**CAFE, "coarse_heads": heads, "fine_heads": heads},
@@ -87,7 +85,6 @@ def contrasted(model: str, asked: dict[str, str], folder: Path, controls: int) -
     """Answers with contrast to the model without its copying heads, and to it without other heads."""
     given = {
         "input": {"uri": asked["input"]},
-        "answers": asked["answers"],
         "output": {"uri": str(folder / "contrast")},
         "model": {"id": model, "max_new_tokens": NEW_TOKENS},
         "mask": {"controls": controls},
