@@ -129,15 +129,17 @@ def carried_fields(schemas: Sequence[tuple[str, pa.Schema]], carry: Carry) -> tu
     """
     wanted = None if carry == "all" else set() if carry == "none" else set(carry)
     _check_names(wanted or set())
-    fields: dict[str, tuple[str, pa.Field]] = {}
+    for uri, problem in drifting_files(schemas, carry).items():
+        raise InputError(f"carry: expected one type in all files; {uri}: {problem}, or leave the column out of carry.")
+    fields: dict[str, pa.Field] = {}
     for uri, schema in schemas:
         for field in schema:
             if field.name in INPUT_SCHEMA.names or (wanted is not None and field.name not in wanted):
                 continue
             _check_not_reserved(field.name, uri)
-            _check_same_type(field, uri, fields)
+            fields.setdefault(field.name, field)
     _check_all_found(wanted, fields)
-    return tuple(field.with_nullable(True).remove_metadata() for _, field in fields.values())
+    return tuple(field.with_nullable(True).remove_metadata() for field in fields.values())
 
 
 def drifting_files(schemas: Sequence[tuple[str, pa.Schema]], carry: Carry) -> dict[str, str]:
@@ -173,15 +175,6 @@ def _check_not_reserved(name: str, uri: str) -> None:
         raise InputError(
             f"{uri}: column {name!r} has the name of an output column and cannot be carried. "
             f"Rename it (for example to 'input_{name}'), or set carry to the names you need."
-        )
-
-
-def _check_same_type(field: pa.Field, uri: str, fields: dict[str, tuple[str, pa.Field]]) -> None:
-    first_uri, first = fields.setdefault(field.name, (uri, field))
-    if first.type != field.type:
-        raise InputError(
-            f"carried column {field.name!r}: expected one type in all files, got {first.type} in {first_uri} and "
-            f"{field.type} in {uri}. Cast one of them, or leave the column out of carry."
         )
 
 

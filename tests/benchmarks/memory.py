@@ -47,7 +47,7 @@ CASES: Final = (
 
 def measure(case: Case) -> dict[str, Any]:
     """In this process, which should be a fresh one: predicted and measured bytes."""
-    config = subject.wide_config() if case.wide else subject.config()
+    config = subject.config(wide=case.wide)
     memory = PassMemory.of(config, subject.HEADS, torch.float32, case.chunk_tokens)
     prompt = subject.prompt(case.tokens, case.queries)
     _warm_up()

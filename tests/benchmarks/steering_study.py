@@ -209,13 +209,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found: dict[str, dict[str, _Report]] = {"cafe": {}, "contrast": {}, "flips": {}}
     with tempfile.TemporaryDirectory() as folder, ray_session(ClusterSettings()):
         asked = questions(given.lists, Path(folder), given.questions)
-        texts = Path(folder) / "texts.parquet"
-        pq.write_table(pa.table({"text": pq.read_table(given.texts, columns=["text"])["text"]}), texts)
         for model in given.model:
             work = Path(folder) / model
             found["cafe"][model] = cafe(model, asked, work)
             found["contrast"][model] = contrasted(model, asked, work, given.controls)
-            found["flips"][model] = audited(model, texts, work, given.haystacks, given.controls)
+            found["flips"][model] = audited(model, given.texts, work, given.haystacks, given.controls)
     tables = (cafe_table(found["cafe"]), contrast_table(found["contrast"]), flips_table(found["flips"]))
     text = "\n\n".join(tables) + "\n"
     kept = {

@@ -21,27 +21,14 @@ QUERY_TOKENS: Final = 48
 NULL_TOKENS: Final = 40
 
 
-def config(layers: int = LAYERS) -> LlamaConfig:
-    """The shape, with all or fewer layers."""
+def config(layers: int = LAYERS, *, wide: bool = False) -> LlamaConfig:
+    """The shape, with all or fewer layers; ``wide``: another one, with more heads and a narrower MLP."""
+    hidden, intermediate, heads = (1280, 2560, 20) if wide else (768, 3072, 12)
     return LlamaConfig(
-        hidden_size=768,
-        intermediate_size=3072,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
         num_hidden_layers=layers,
-        num_attention_heads=12,
-        num_key_value_heads=4,
-        vocab_size=VOCABULARY,
-        max_position_embeddings=65536,
-        attn_implementation="sdpa",
-    )
-
-
-def wide_config(layers: int = LAYERS) -> LlamaConfig:
-    """Another shape: 1,280 wide, more heads, a narrower MLP."""
-    return LlamaConfig(
-        hidden_size=1280,
-        intermediate_size=2560,
-        num_hidden_layers=layers,
-        num_attention_heads=20,
+        num_attention_heads=heads,
         num_key_value_heads=4,
         vocab_size=VOCABULARY,
         max_position_embeddings=65536,
@@ -52,7 +39,7 @@ def wide_config(layers: int = LAYERS) -> LlamaConfig:
 def model(layers: int = LAYERS, *, wide: bool = False) -> PreTrainedModel:
     """Random weights."""
     torch.manual_seed(0)
-    return LlamaModel(wide_config(layers) if wide else config(layers)).eval()
+    return LlamaModel(config(layers, wide=wide)).eval()
 
 
 def tiny_model() -> PreTrainedModel:
