@@ -14,10 +14,9 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 from pydantic import BaseModel, ConfigDict
 
-from pipelines.cluster import LIGHT_TASK_CPUS, get
+from pipelines.fan_out import fan_out
 from pipelines.plan import Plan, SkippedFile, Unit
 from pipelines.schemas import SCHEMA_VERSION
 from pipelines.storage import Storage, StorageOptions, join
@@ -98,16 +97,8 @@ def find_done(storage: Storage, run_uri: str) -> set[str]:
 
 def read_back(plan: Plan, run_uri: str, options: StorageOptions) -> Iterator[StoredUnit]:
     """Every unit object of the plan, in plan order, checked against it. Raises :class:`RunError` for a wrong one."""
-    task = ray.remote(num_cpus=LIGHT_TASK_CPUS)(_read_object)
     columns = [name for name in plan.output_schema.names if name not in plan.carried]
-    window = 16
-    pending: list[Any] = []
-    for unit in plan.units:
-        pending.append(task.remote(unit, run_uri, columns, options))
-        if len(pending) >= window:
-            yield get(pending.pop(0))
-    for reference in pending:
-        yield get(reference)
+    yield from fan_out(_read_object, plan.units, lambda unit: unit.bytes, run_uri, columns, options)
 
 
 def _read_object(unit: Unit, run_uri: str, columns: Sequence[str], options: StorageOptions) -> StoredUnit:

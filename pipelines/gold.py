@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +13,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
-from pipelines.cluster import LIGHT_TASK_CPUS, get
+from pipelines.fan_out import fan_out
 from pipelines.inputs import DAMAGE, check_unchanged
 from pipelines.labels import Qrels
 from pipelines.storage import FileInfo, Storage, StorageOptions
 
-_AT_ONCE: Final = 64
 _ROWS_AT_ONCE: Final = 64
 
 
@@ -29,15 +27,10 @@ def missing_gold(files: Sequence[FileInfo], qrels: Qrels, options: StorageOption
     Raises :class:`InputError` if a file changed since it was planned.
     """
     gold = ray.put({query_id: relevant for query_id, judged in qrels.items() if (relevant := relevant_of(judged))})
-    task: Any = ray.remote(num_cpus=LIGHT_TASK_CPUS)(missing_in_file)
     found: dict[str, int] = {}
-    pending: deque[Any] = deque()
-    for file in files:
-        pending.append(task.remote(file, gold, options))
-        if len(pending) >= _AT_ONCE:
-            found = get(pending.popleft()) | found
-    for reference in pending:
-        found = get(reference) | found
+    for of_file in fan_out(missing_in_file, files, lambda file: file.size, gold, options):
+        for query_id, missing in of_file.items():
+            found.setdefault(query_id, missing)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
@@ -18,6 +19,7 @@ from pipelines.contracts import QUERIES, RowContract
 from pipelines.storage import FileInfo, Storage, StorageOptions, absolute, join
 from qrcore.errors import InputError
 
+_REQUESTS_AT_ONCE: Final = 16
 _ROWS_AT_ONCE: Final = 256
 _FEWEST_ROWS_AT_ONCE: Final = 16
 #: What pyarrow raises for damage: its own errors, OSError for some, and names in a footer that are no text. A stream of
@@ -25,6 +27,8 @@ _FEWEST_ROWS_AT_ONCE: Final = 16
 DAMAGE: Final = (pa.ArrowException, OSError, UnicodeDecodeError)
 #: Decoded bytes that are held at once while a file is read; a larger single row is held alone.
 _BYTES_AT_ONCE: Final = 16 * 2**20
+_ID_BYTES: Final = 16
+_NO_IDS: Final = np.zeros((0, 2), dtype=np.uint64)
 _BYTES_PER_TOKEN: Final = 4  # English text under common vocabularies; an estimate for balancing only
 
 
@@ -32,16 +36,17 @@ _BYTES_PER_TOKEN: Final = 4  # English text under common vocabularies; an estima
 class FileSurvey:
     """What one pass over an input file tells the plan.
 
-    ``row_bytes``: decoded bytes of text a row; ``id_digests``: 16 bytes a row (null ids: empty); ``list_digests``: of
-    titles and texts of its candidates, so that rows over the same documents have the same, empty for rows that list
-    none; ``problem``: why the file cannot be read, with everything else empty; ``damage``: why some of its rows cannot,
-    which then count no bytes and have no ids.
+    Kept for every file of a plan, so it holds arrays and no objects a row. ``row_bytes``: decoded bytes of text a row;
+    ``id_digests``: (rows, 2), 16 bytes of each row's id, zeros for a null id; ``list_digests``: of titles and texts of
+    its candidates, so that rows over the same documents have the same, empty for rows that list none; ``problem``: why
+    the file cannot be read, with everything else empty; ``damage``: why some of its rows cannot, which then count no
+    bytes and have no ids.
     """
 
     file: FileInfo
     schema: pa.Schema | None
     row_bytes: np.ndarray
-    id_digests: list[bytes]
+    id_digests: np.ndarray
     has_first_stage: bool
     problem: str = ""
     damage: str = ""
@@ -80,8 +85,10 @@ def _files_of(uri: str, storage: Storage) -> list[FileInfo]:
 
 def unchanged_files(files: Sequence[FileInfo], options: StorageOptions) -> tuple[FileInfo, ...]:
     """The same files. Raises :class:`InputError` if one is not there any more as it was."""
-    for file in files:
-        check_unchanged(file, Storage(file.uri, options).info(file.uri))
+    with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as threads:
+        found = threads.map(lambda file: Storage(file.uri, options).info(file.uri), files)
+        for file, now in zip(files, found, strict=True):
+            check_unchanged(file, now)
     return tuple(files)
 
 
@@ -114,28 +121,34 @@ def _survey(file: FileInfo, parquet: pq.ParquetFile, contract: RowContract) -> F
         return _unreadable(file, "; ".join(problems))
     row_bytes: list[np.ndarray] = []
     lists: list[np.ndarray] = []
-    digests: list[bytes] = []
+    ids: list[np.ndarray] = []
     has_first_stage, damage = False, ""
     for group in range(parquet.num_row_groups):
         rows = parquet.metadata.row_group(group).num_rows
-        before = len(digests)
+        done = 0
         try:
             for batch in _survey_batches(parquet, group, contract):
                 row_bytes.append(_text_bytes(batch, contract))
                 if contract.lists_candidates:
                     lists.append(_list_digests(batch))
-                digests += [_digest(row_id) for row_id in _as_binary(batch.column(contract.id_column)).to_pylist()]
+                ids.append(_id_digests(batch.column(contract.id_column)))
+                done += len(batch)
                 has_first_stage = has_first_stage or _has_first_stage(batch)
         except DAMAGE as error:
-            done = len(digests) - before
             damage = damage or damage_of(group, done, error)
             row_bytes.append(np.zeros(rows - done, dtype=np.int64))
             if contract.lists_candidates:
                 lists.append(np.zeros(rows - done, dtype=np.uint64))
-            digests += [b""] * (rows - done)
-    sizes = np.concatenate(row_bytes) if row_bytes else np.zeros(0, dtype=np.int64)
-    same = np.concatenate(lists) if lists else np.zeros(0, dtype=np.uint64)
-    return FileSurvey(file, parquet.schema_arrow, sizes, digests, has_first_stage, damage=damage, list_digests=same)
+            ids.append(np.zeros((rows - done, 2), dtype=np.uint64))
+    return FileSurvey(
+        file,
+        parquet.schema_arrow.remove_metadata(),
+        np.concatenate([np.zeros(0, dtype=np.int64), *row_bytes]),
+        np.concatenate([_NO_IDS, *ids]),
+        has_first_stage,
+        damage=damage,
+        list_digests=np.concatenate([np.zeros(0, dtype=np.uint64), *lists]),
+    )
 
 
 def damage_of(group: int, row: int, error: Exception) -> str:
@@ -176,7 +189,7 @@ def rows_within(size: int, row_bytes: float) -> int:
 
 
 def _unreadable(file: FileInfo, problem: str) -> FileSurvey:
-    return FileSurvey(file, None, np.zeros(0, dtype=np.int64), [], False, problem)
+    return FileSurvey(file, None, np.zeros(0, dtype=np.int64), _NO_IDS, False, problem)
 
 
 def _as_binary(texts: pa.Array) -> pa.Array:
@@ -184,8 +197,13 @@ def _as_binary(texts: pa.Array) -> pa.Array:
     return texts.cast(pa.large_string()).cast(pa.large_binary())
 
 
-def _digest(query_id: bytes | None) -> bytes:
-    return b"" if query_id is None else hashlib.blake2b(query_id, digest_size=16).digest()
+def _id_digests(ids: pa.Array) -> np.ndarray:
+    digests = b"".join(_digest(row_id) for row_id in _as_binary(ids).to_pylist())
+    return np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
+
+
+def _digest(row_id: bytes | None) -> bytes:
+    return bytes(_ID_BYTES) if row_id is None else hashlib.blake2b(row_id, digest_size=_ID_BYTES).digest()
 
 
 def _text_bytes(batch: pa.RecordBatch, contract: RowContract) -> np.ndarray:

@@ -170,11 +170,10 @@ def cut_units(
     Neighbouring rows over the same candidates stay together where one unit can hold them: they share a forward pass.
     A row above ``largest_row`` bytes is marked too large. ``chosen``: rows by file URI, None for all.
     """
-    seen: set[bytes] = set()
+    # Which rows are doubled is a fact of the whole input, also where only some of them are scored.
+    doubled = _duplicates([survey.id_digests for survey in surveys])
     units = []
-    for index, survey in enumerate(surveys):
-        # Which rows are doubled is a fact of the whole input, also where only some of them are scored.
-        duplicates = _duplicates(survey.id_digests, seen)
+    for index, (survey, duplicates) in enumerate(zip(surveys, doubled, strict=True)):
         rows = None if chosen is None else chosen.get(survey.file.uri, frozenset())
         # A row that is too large must be alone, whatever a unit may hold: it is an error without being read.
         sizes = np.where(survey.row_bytes > largest_row, max_bytes + 1, survey.row_bytes)
@@ -187,20 +186,24 @@ def cut_units(
                     stop=stop,
                     bytes=int(survey.row_bytes[start:stop].sum()),
                     tokens=int(survey.row_tokens[start:stop].sum()),
-                    duplicates=tuple(row for row in duplicates if start <= row < stop),
+                    duplicates=tuple(duplicates[slice(*np.searchsorted(duplicates, [start, stop]))].tolist()),
                     too_large=stop - start == 1 and int(survey.row_bytes[start]) > largest_row,
                 )
             )
     return tuple(units)
 
 
-def _duplicates(digests: Sequence[bytes], seen: set[bytes]) -> list[int]:
-    rows = []
-    for row, digest in enumerate(digests):
-        if digest and digest in seen:
-            rows.append(row)
-        seen.add(digest)
-    return rows
+def _duplicates(digests: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """By file, the rows whose id an earlier row of any file has, sorted."""
+    if not digests:
+        return []
+    ids = np.concatenate(digests)
+    order = np.lexsort((ids[:, 1], ids[:, 0]))  # stable: of equal ids the first row comes first
+    repeats = order[1:][(ids[order[1:]] == ids[order[:-1]]).all(axis=1)]
+    doubled = np.sort(repeats[ids[repeats].any(axis=1)])  # a null id is an error of its own
+    starts = np.cumsum([0, *map(len, digests)])
+    of_files = np.split(doubled, np.searchsorted(doubled, starts[1:-1]))
+    return [rows - start for rows, start in zip(of_files, starts[:-1], strict=True)]
 
 
 def _ranges(

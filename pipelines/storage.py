@@ -1,7 +1,7 @@
 """Files by URI: list, read, and put whole objects, create-only where a commit depends on it.
 
 Every object is serialised first and put in one call, so that an exception in the middle leaves nothing behind.
-File systems are built where they are used, from that process's own credentials; no key travels in a setting.
+File systems are built in the process that uses them, from its own credentials; no key travels in a setting.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -27,6 +28,7 @@ _CONFLICT_ATTEMPTS: Final = 8
 _PUT_CHUNK_BYTES: Final = 5 * 2**30 - 1  # one PUT may carry up to 5 GiB; a larger chunk size means no multipart
 #: Attempts of s3fs around those of botocore: for bodies that break off, which botocore does not try again.
 _BODY_ATTEMPTS: Final = 3
+_CLIENT_LIFE_S: Final = 300  # a process uses one client for this long at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,9 +239,17 @@ def _path(uri: str) -> str:
 
 
 def _open_filesystem(protocol: str, options: StorageOptions) -> Any:
-    # Instances and listings are cached per process by default: a resumed run would see yesterday's listing.
+    # fsspec's own caches are off: a resumed run would see yesterday's listing, or use another run's credentials.
     if protocol == "file":
         return fsspec.filesystem("file", skip_instance_cache=True, use_listings_cache=False)
+    told = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
+    return _s3_filesystem(options, told, os.getpid(), int(time.monotonic() // _CLIENT_LIFE_S))
+
+
+@lru_cache(maxsize=8)
+def _s3_filesystem(options: StorageOptions, _told: object, _process: int, _period: int) -> Any:
+    # Building a client costs a quarter of a second of CPU, and a plan surveys thousands of files. Whoever tells other
+    # credentials gets another client; a period's end also brings those that a file or the machine's role renewed.
     client: dict[str, Any] = {
         "connect_timeout": options.timeout_s,
         "read_timeout": options.timeout_s,

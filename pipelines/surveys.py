@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final
+from dataclasses import replace
 
-import ray
+import pyarrow as pa
 
-from pipelines.cluster import LIGHT_TASK_CPUS, get
 from pipelines.contracts import QUERIES, RowContract
+from pipelines.fan_out import fan_out
 from pipelines.inputs import FileSurvey, survey_file
 from pipelines.storage import FileInfo, StorageOptions
-
-_AT_ONCE: Final = 64
 
 
 def survey_files(
     files: Sequence[FileInfo], storage: StorageOptions, contract: RowContract = QUERIES
 ) -> list[FileSurvey]:
     """A survey of each file, in order; their rows follow ``contract``."""
-    task: Any = ray.remote(num_cpus=LIGHT_TASK_CPUS)(survey_file)
-    surveys: list[FileSurvey] = []
-    pending: deque[Any] = deque()
-    for file in files:
-        pending.append(task.remote(file, storage, contract))
-        if len(pending) >= _AT_ONCE:
-            surveys.append(get(pending.popleft()))
-    return surveys + [get(reference) for reference in pending]
+    schemas: dict[pa.Schema, pa.Schema] = {}
+    surveys = fan_out(survey_file, files, lambda file: file.size, storage, contract)
+    return [_with_one_schema(survey, schemas) for survey in surveys]
+
+
+def _with_one_schema(survey: FileSurvey, schemas: dict[pa.Schema, pa.Schema]) -> FileSurvey:
+    """The survey with the schema object of the first file that had the same: thousands of files mostly have one."""
+    if survey.schema is None:
+        return survey
+    return replace(survey, schema=schemas.setdefault(survey.schema, survey.schema))

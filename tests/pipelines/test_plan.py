@@ -136,7 +136,12 @@ def test_ids_that_are_not_utf8_are_surveyed_and_told_apart(tmp_path: Path) -> No
 
 def _survey_of(sizes: list[int], lists: list[int]) -> FileSurvey:
     """A file whose rows have these bytes, and the same candidates where ``lists`` has the same number."""
-    digests = [bytes([place]) for place in range(len(sizes))]
+    return _survey_with(list(range(1, len(sizes) + 1)), sizes, lists)
+
+
+def _survey_with(ids: list[int], sizes: list[int], lists: list[int]) -> FileSurvey:
+    """A file whose rows have the same id where ``ids`` has the same number, and none where it is zero."""
+    digests = np.array([[number, number * 2] for number in ids], dtype=np.uint64).reshape(-1, 2)
     row_bytes, list_digests = np.array(sizes, dtype=np.int64), np.array(lists, dtype=np.uint64)
     return FileSurvey(FileInfo("f", 1, "e"), INPUT_SCHEMA, row_bytes, digests, False, list_digests=list_digests)
 
@@ -201,6 +206,24 @@ def test_repeated_query_ids_are_marked_after_the_first_across_files(tmp_path: Pa
     units = cut_units([one, two], "c", 10**9, max_rows=2)
     marked = [(unit.file, duplicate) for unit in units for duplicate in unit.duplicates]
     assert marked == [(0, 2), (1, 1)]
+
+
+@given(
+    files=st.lists(st.lists(st.integers(0, 9), max_size=12), max_size=6),
+    max_rows=st.integers(1, 5),
+)
+def test_repeated_ids_are_those_that_a_row_by_row_search_finds(files: list[list[int]], max_rows: int) -> None:
+    surveys = [_survey_with(ids, [1] * len(ids), []) for ids in files]
+    seen: set[int] = set()
+    expected = []
+    for index, ids in enumerate(files):
+        for place, number in enumerate(ids):
+            if number and number in seen:
+                expected.append((index, place))
+            seen.add(number)
+    units = cut_units(surveys, "c", 10**9, max_rows)
+    assert [(unit.file, row) for unit in units for row in unit.duplicates] == expected
+    assert all(unit.start <= row < unit.stop for unit in units for row in unit.duplicates)
 
 
 def test_unit_ids_depend_on_settings_file_and_range(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import time
 from pathlib import Path
 
 import pytest
@@ -196,3 +197,30 @@ def test_uris() -> None:
     assert absolute("/a/b/../c/./d") == "/a/c/d"
     with pytest.raises(ConfigError, match="gs"):
         protocol_of("gs://a")
+
+
+def test_a_process_keeps_one_client_for_the_same_access_and_no_longer_than_its_life(
+    s3_environment: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def client(**options: float) -> int:
+        return id(Storage("s3://bucket/x", StorageOptions(**options))._fs)  # type: ignore[arg-type]
+
+    first = client()
+    assert client() == first
+    assert client(timeout_s=5.0) != first
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "another")
+    assert client() != first
+    monkeypatch.delenv("AWS_SESSION_TOKEN")
+    assert client() == first
+    now = time.monotonic()
+    monkeypatch.setattr("pipelines.storage.time.monotonic", lambda: now + 301)
+    assert client() != first
+
+
+def test_what_another_client_wrote_is_seen_at_once(folder: str) -> None:
+    storage = Storage(folder)
+    assert storage.list_files(folder) == []
+    Storage(folder, StorageOptions(timeout_s=9.0)).create(join(folder, "a.json"), b"x")
+    assert [info.size for info in storage.list_files(folder)] == [1]
+    Storage(folder, StorageOptions(timeout_s=9.0)).replace(join(folder, "a.json"), b"xyz")
+    assert Storage(folder).info(join(folder, "a.json")).size == 3
