@@ -36,6 +36,11 @@ class Watched:
         """The most bytes of this process."""
         return max(size for _, size in self.driver)
 
+    @property
+    def driver_growth(self) -> int:
+        """What this process had more at its peak than when it began."""
+        return self.driver_peak - self.driver[0][1]
+
     def record(self) -> dict[str, Any]:
         """Plain values in MiB, of the driver's samples as many as a page can show."""
         step = max(1, len(self.driver) // _SHOWN)

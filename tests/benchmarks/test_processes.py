@@ -35,7 +35,9 @@ def test_workers_are_found_by_their_name_with_what_they_hold_alone() -> None:
 
 def test_what_is_written_of_a_long_run_fits_a_page() -> None:
     driver = [(place * 0.25, (100 + place % 7) * MIB) for place in range(1000)]
-    record = Watched(250.0, driver, {"ray::A": 5 * MIB}).record()
+    found = Watched(250.0, driver, {"ray::A": 5 * MIB})
+    assert found.driver_growth == 6 * MIB
+    record = found.record()
     assert record["driver_peak_mib"] == 106 and len(record["driver_mib"]) <= 50
     assert record["worker_peak_mib"] == {"ray::A": 5}
     assert resident(os.getpid()) > 10 * MIB

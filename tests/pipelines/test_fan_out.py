@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import ray
@@ -54,5 +55,5 @@ def test_neighbours_are_all_objects_once_within_number_and_bytes(sizes: Sequence
     for group in groups:
         assert 1 <= len(group) <= 64
         assert len(group) == 1 or sum(size for _, size in group) <= 32 * MIB
-    for group, following in zip(groups, groups[1:], strict=False):
+    for group, following in pairwise(groups):
         assert len(group) == 64 or sum(size for _, size in group) + following[0][1] > 32 * MIB
