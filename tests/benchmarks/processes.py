@@ -19,8 +19,9 @@ _SHOWN: Final = 24
 
 @dataclass(slots=True)
 class Watched:
-    """Seconds that it took; ``driver``: seconds and bytes of this process, sample by sample; ``workers``: the most
-    bytes that a worker shared with no other process, by what Ray calls it; an idle one keeps the name that it had."""
+    """Seconds that it took; ``driver``: seconds and bytes of this process's own, sample by sample; ``workers``: the
+    most bytes that a worker shared with no other process, by what Ray calls it; an idle one keeps the name that it had.
+    """
 
     seconds: float = 0.0
     driver: list[tuple[float, int]] = field(default_factory=list)
@@ -61,7 +62,7 @@ def watched() -> Iterator[Watched]:
     def watch() -> None:
         names: dict[int, str] = {}
         while True:
-            found.driver.append((time.perf_counter() - started, resident(os.getpid())))
+            found.driver.append((time.perf_counter() - started, own(os.getpid())))
             for pid, name in _workers(os.getpid()):
                 names[pid] = name if name != "ray::IDLE" else names.get(pid, name)
                 found.workers[names[pid]] = max(found.workers.get(names[pid], 0), private(pid))
@@ -78,9 +79,10 @@ def watched() -> Iterator[Watched]:
         thread.join()
 
 
-def resident(pid: int) -> int:
-    """Bytes of a process in memory."""
-    return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+def own(pid: int) -> int:
+    """Bytes of a process in memory that are no file's and not of Ray's object store, which has a limit of its own."""
+    resident, shared = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1:3]
+    return (int(resident) - int(shared)) * resource.getpagesize()
 
 
 def private(pid: int) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
 import time
 
-from tests.benchmarks.processes import MIB, Watched, private, resident, watched
+from tests.benchmarks.processes import MIB, Watched, own, private, watched
 
 _CHILD = "import time; held = bytearray(b'x' * 80_000_000); print('held', flush=True); time.sleep(60)"
 
@@ -40,4 +41,13 @@ def test_what_is_written_of_a_long_run_fits_a_page() -> None:
     record = found.record()
     assert record["driver_peak_mib"] == 106 and len(record["driver_mib"]) <= 50
     assert record["worker_peak_mib"] == {"ray::A": 5}
-    assert resident(os.getpid()) > 10 * MIB
+
+
+def test_what_lies_in_shared_memory_is_not_a_processes_own() -> None:
+    before = own(os.getpid())
+    assert before > 10 * MIB
+    with mmap.mmap(-1, 64 * MIB) as shared:
+        shared[:] = b"x" * len(shared)
+        assert own(os.getpid()) - before < 32 * MIB
+    held = bytearray(b"x" * (64 * MIB))
+    assert own(os.getpid()) - before > len(held) - 32 * MIB
