@@ -41,8 +41,11 @@ def fan_out(
 
 
 def _each(function: Callable[..., Result], objects: Sequence[Object], *shared: Any) -> list[Result]:
+    # The first is alone: it opens the client of the store, which several at once would each open for themselves.
+    results = [function(objects[0], *shared)]
     with ThreadPoolExecutor(_THREADS) as threads:
-        return list(threads.map(partial(_call, function, shared), objects))
+        results += threads.map(partial(_call, function, shared), objects[1:])
+    return results
 
 
 def _call(function: Callable[..., Result], shared: Sequence[Any], one: Object) -> Result:

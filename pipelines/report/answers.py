@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from pydantic import Field
@@ -111,7 +113,7 @@ class _Variant:
     values: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
     pairs: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
     incomplete: set[str] = field(default_factory=set)
-    numbers: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    numbers: dict[str, array[int]] = field(default_factory=lambda: defaultdict(partial(array, "q")))
 
     def add(self, row: Mapping[str, Any], said: Mapping[str, Any], relevant: set[str]) -> None:
         """Take in what was ``said`` to a ``row`` with such ``relevant`` documents."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -68,10 +69,10 @@ class ReportBuilder:
         self._footers: list[dict[str, Any]] = []
         self._output_bytes = 0
         self._failed = FailedRows()
-        self._prompt_tokens: list[int] = []
-        self._prompt_lengths: list[int] = []  # of one prompt, where a row took several
-        self._candidates: list[int] = []
-        self._margins: list[float] = []
+        self._prompt_tokens = array("q")
+        self._prompt_lengths = array("q")  # of one prompt, where a row took several
+        self._candidates = array("q")
+        self._margins = array("d")
         self._contexts = ContextCounts()
         self._moves: Counter[tuple[int, int]] = Counter()
         self._has_first_stage = plan.order == "reversed"  # for ranks without scores; the plan knows of both

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import fmean
 from typing import Any, Final
 
@@ -102,7 +104,7 @@ class BundleCounts:
     rows: int = 0
     empty: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
-    numbers: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    numbers: dict[str, array[int]] = field(default_factory=lambda: defaultdict(partial(array, "q")))
     found: dict[str, tuple[int, int]] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
     failed: FailedRows = field(default_factory=FailedRows)
