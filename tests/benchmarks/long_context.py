@@ -51,7 +51,7 @@ PIECE_WORDS: Final = 30
 BUDGET_TOKENS: Final = 100_000
 ACTOR_LIMIT: Final = 2 * 2**30
 #: What the driver may take more for ten times the rows: malloc and Ray's records of tasks fill up within some hundred.
-DRIVER_LIMIT: Final = 32 * MIB
+DRIVER_LIMIT: Final = 64 * MIB
 FEWER, MORE = 10_000, 100_000
 
 _WORDS: Final = ("river", "town", "bee", "flower", "market", "bridge", "salt", "stone", "lamp", "wool", "cheese", "map")
