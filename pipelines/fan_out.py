@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, Final, TypeVar
 
 import ray
@@ -41,15 +40,14 @@ def fan_out(
 
 
 def _each(function: Callable[..., Result], objects: Sequence[Object], *shared: Any) -> list[Result]:
+    def of_one(one: Object) -> Result:
+        return function(one, *shared)
+
     # The first is alone: it opens the client of the store, which several at once would each open for themselves.
-    results = [function(objects[0], *shared)]
+    results = [of_one(objects[0])]
     with ThreadPoolExecutor(_THREADS) as threads:
-        results += threads.map(partial(_call, function, shared), objects[1:])
+        results += threads.map(of_one, objects[1:])
     return results
-
-
-def _call(function: Callable[..., Result], shared: Sequence[Any], one: Object) -> Result:
-    return function(one, *shared)
 
 
 def _neighbours(objects: Sequence[Object], size: Callable[[Object], int]) -> Iterator[list[Object]]:
